@@ -1,0 +1,201 @@
+//! The settings, as the rest of the relay reads them: checked, with every default filled in.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+
+use crate::plain::Plain;
+
+/// Everything that one relay is told. Each field's reason stands beside its setting in `config.toml`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The file that it came from, for messages; None when there was none.
+    pub file: Option<PathBuf>,
+    pub server: Server,
+    pub limits: Limits,
+    pub reload: Reload,
+    pub log: Log,
+    pub apps: Vec<Arc<App>>,
+    pub statics: Vec<Static>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Server {
+    pub listen: Vec<Listen>,
+    /// Worker threads; 0 in the file ("auto") is one for each core, resolved here.
+    pub workers: usize,
+    /// The local control socket.
+    pub control: PathBuf,
+    pub trusted_proxies: Vec<IpNet>,
+    pub shutdown: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// The bounds of everything that comes from outside or from scripts. An app may override the ones
+/// that concern its connections and scripts in `[app.limits]`; those about the whole server
+/// (`connections`, `connections_per_address`, `handshake*`) only stand at the top.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    // ── the whole server ──
+    pub connections: usize,
+    /// 0 is no bound.
+    pub connections_per_address: usize,
+    /// Bytes of a request head.
+    pub handshake_bytes: usize,
+    pub handshake_headers: usize,
+    /// From accept to the end of the request head, never refreshed.
+    pub handshake_time: Duration,
+    // ── one connection ──
+    pub message: usize,
+    pub fragments: usize,
+    /// From a message's first byte to its last.
+    pub message_time: Duration,
+    pub inbox_messages: usize,
+    pub inbox: usize,
+    pub outbox: usize,
+    pub rooms: usize,
+    pub ping_interval: Duration,
+    pub pong_timeout: Duration,
+    pub close_timeout: Duration,
+    pub request_body: usize,
+    // ── scripts ──
+    pub callback_cpu: Duration,
+    pub load_cpu: Duration,
+    /// The longest that one callback may take with all its waits.
+    pub callback_time: Duration,
+    /// The longest that `authenticate` or `on_request` may take with all its waits.
+    pub request_time: Duration,
+    pub script_memory: usize,
+    /// Errors of one connection within a minute; the last closes it.
+    pub script_errors: u32,
+    /// Callbacks of one instance that may wait at one time.
+    pub waiting: usize,
+    /// Timers of one instance.
+    pub timers: usize,
+    /// Keys of `relay.rate` in one instance.
+    pub rate_keys: usize,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reload {
+    pub watch: bool,
+    pub debounce: Duration,
+    pub debounce_max: Duration,
+    pub vote: Duration,
+    pub drain: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// A level, or tracing's filter syntax.
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Human-readable on a terminal, JSON when not.
+    Auto,
+    Human,
+    Json,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct App {
+    pub name: String,
+    pub path: String,
+    pub script: PathBuf,
+    pub instances: usize,
+    pub shard_by: Option<ShardBy>,
+    pub origins: Origins,
+    pub subprotocols: Vec<String>,
+    /// A table, as `relay.config` shows it.
+    pub settings: Plain,
+    /// Names that `relay.env` may read.
+    pub env: Vec<String>,
+    /// The top level's limits with this app's own in their place.
+    pub limits: Limits,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShardBy {
+    Param(String),
+    Query(String),
+    Header(String),
+    User,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origins {
+    /// Only pages of the relay's own scheme, host and port (and peers that send no `Origin`).
+    Same,
+    /// `*`: every page; warned about at start.
+    Any,
+    /// These besides the relay's own, exactly: `https://example.com`, `http://localhost:3000`.
+    Listed(Vec<String>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Static {
+    /// The URL path that it is served under.
+    pub path: String,
+    pub folder: PathBuf,
+}
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: 65_536,
+            connections_per_address: 0,
+            handshake_bytes: 16 * KIB,
+            handshake_headers: 64,
+            handshake_time: Duration::from_secs(5),
+            message: MIB,
+            fragments: 131_072,
+            message_time: Duration::from_secs(30),
+            inbox_messages: 64,
+            inbox: MIB,
+            outbox: MIB,
+            rooms: 128,
+            ping_interval: Duration::from_secs(25),
+            pong_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(5),
+            request_body: MIB,
+            callback_cpu: Duration::from_millis(100),
+            load_cpu: Duration::from_secs(1),
+            callback_time: Duration::from_secs(60),
+            request_time: Duration::from_secs(5),
+            script_memory: 256 * MIB,
+            script_errors: 10,
+            waiting: 10_000,
+            timers: 10_000,
+            rate_keys: 100_000,
+        }
+    }
+}
+
+impl Default for Reload {
+    fn default() -> Reload {
+        Reload {
+            watch: true,
+            debounce: Duration::from_millis(100),
+            debounce_max: Duration::from_millis(500),
+            vote: Duration::from_millis(250),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log { level: "info".to_owned(), format: LogFormat::Auto }
+    }
+}
