@@ -8,6 +8,8 @@ pub enum Plain {
     Number(f64),
     String(Box<[u8]>),
     Buffer(Box<[u8]>),
+    /// `relay.json.null`.
+    JsonNull,
     Table(Box<PlainTable>),
 }
 
@@ -46,5 +48,19 @@ impl Plain {
     /// The text, if this is a string in UTF-8.
     pub fn as_str(&self) -> Option<&str> {
         std::str::from_utf8(self.as_bytes()?).ok()
+    }
+
+    /// Roughly how much memory it takes.
+    pub fn bytes(&self) -> usize {
+        const VALUE: usize = 16;
+        VALUE
+            + match self {
+                Plain::String(bytes) | Plain::Buffer(bytes) => bytes.len(),
+                Plain::Table(table) => {
+                    table.array.iter().map(Plain::bytes).sum::<usize>()
+                        + table.pairs.iter().map(|(key, value)| key.bytes() + value.bytes()).sum::<usize>()
+                }
+                _ => 0,
+            }
     }
 }

@@ -38,27 +38,38 @@ pub enum Listen {
 
 /// The bounds of everything that comes from outside or from scripts. An app may override the ones
 /// that concern its connections and scripts in `[app.limits]`; those about the whole server
-/// (`connections`, `connections_per_address`, `handshake*`) only stand at the top.
+/// only stand at the top.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
     // ── the whole server ──
     pub connections: usize,
-    /// 0 is no bound.
+    /// 0 is no bound. Loopback and trusted proxies have none.
     pub connections_per_address: usize,
-    /// Bytes of a request head.
-    pub handshake_bytes: usize,
-    pub handshake_headers: usize,
+    /// Connections whose handshake has not ended.
+    pub pending_handshakes: usize,
+    pub pending_handshakes_per_address: usize,
+    /// Bytes of a request head, and how many headers it may have.
+    pub header_bytes: usize,
+    pub headers: usize,
     /// From accept to the end of the request head, never refreshed.
-    pub handshake_time: Duration,
+    pub handshake_timeout: Duration,
+    /// Bytes that may wait for one worker: above `bus_pause` those who fill it stop reading their
+    /// connections, above `bus` a publish is refused with `busy`.
+    pub bus_pause: usize,
+    pub bus: usize,
     // ── one connection ──
     pub message: usize,
     pub fragments: usize,
     /// From a message's first byte to its last.
-    pub message_time: Duration,
+    pub message_timeout: Duration,
+    /// Messages per second from one connection; 0 is no bound.
+    pub message_rate: usize,
     pub inbox_messages: usize,
     pub inbox: usize,
     pub outbox: usize,
-    pub rooms: usize,
+    pub rooms_per_connection: usize,
+    /// Bytes of a room's name.
+    pub room_name: usize,
     pub ping_interval: Duration,
     pub pong_timeout: Duration,
     pub close_timeout: Duration,
@@ -67,13 +78,16 @@ pub struct Limits {
     pub callback_cpu: Duration,
     pub load_cpu: Duration,
     /// The longest that one callback may take with all its waits.
-    pub callback_time: Duration,
-    /// The longest that `authenticate` or `on_request` may take with all its waits.
-    pub request_time: Duration,
+    pub callback_timeout: Duration,
+    /// The longest that `authenticate` may take with all its waits.
+    pub authenticate_timeout: Duration,
+    /// The longest that `on_request` may take with all its waits.
+    pub request_timeout: Duration,
     pub script_memory: usize,
     /// Errors of one connection within a minute; the last closes it.
     pub script_errors: u32,
-    /// Callbacks of one instance that may wait at one time.
+    pub json_depth: usize,
+    /// Callbacks and coroutines of one instance that may wait at one time.
     pub waiting: usize,
     /// Timers of one instance.
     pub timers: usize,
@@ -122,6 +136,24 @@ pub struct App {
     pub limits: Limits,
 }
 
+impl App {
+    /// An app with the defaults of everything else.
+    pub fn new(name: &str, path: &str, script: impl Into<PathBuf>) -> App {
+        App {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            script: script.into(),
+            instances: 1,
+            shard_by: None,
+            origins: Origins::Same,
+            subprotocols: Vec::new(),
+            settings: Plain::Table(Box::default()),
+            env: Vec::new(),
+            limits: Limits::default(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShardBy {
     Param(String),
@@ -153,28 +185,36 @@ const MIB: usize = 1024 * KIB;
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            connections: 65_536,
-            connections_per_address: 0,
-            handshake_bytes: 16 * KIB,
-            handshake_headers: 64,
-            handshake_time: Duration::from_secs(5),
+            connections: 100_000,
+            connections_per_address: 1_024,
+            pending_handshakes: 1_024,
+            pending_handshakes_per_address: 32,
+            header_bytes: 16 * KIB,
+            headers: 64,
+            handshake_timeout: Duration::from_secs(5),
+            bus_pause: 4 * MIB,
+            bus: 16 * MIB,
             message: MIB,
             fragments: 131_072,
-            message_time: Duration::from_secs(30),
+            message_timeout: Duration::from_secs(30),
+            message_rate: 0,
             inbox_messages: 64,
             inbox: MIB,
             outbox: MIB,
-            rooms: 128,
+            rooms_per_connection: 128,
+            room_name: 255,
             ping_interval: Duration::from_secs(25),
             pong_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             request_body: MIB,
             callback_cpu: Duration::from_millis(100),
             load_cpu: Duration::from_secs(1),
-            callback_time: Duration::from_secs(60),
-            request_time: Duration::from_secs(5),
+            callback_timeout: Duration::from_secs(60),
+            authenticate_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(30),
             script_memory: 256 * MIB,
             script_errors: 10,
+            json_depth: 64,
             waiting: 10_000,
             timers: 10_000,
             rate_keys: 100_000,
