@@ -1,1 +1,37 @@
-//! (to come)
+//! Lua: how a folder of scripts becomes callbacks, and what they may reach.
+//!
+//! Four seams: `load` (folder → checked chunk), `sandbox` (what scripts may reach), `run` (call a callback,
+//! its budget, its errors), `api/` (one file for each name that scripts see).
+
+pub mod args;
+mod error;
+
+mod load;
+pub mod sandbox;
+
+mod budget;
+mod run;
+mod tasks;
+
+pub mod api;
+mod context;
+mod host;
+pub mod plain;
+mod state;
+
+mod vm;
+
+pub use api::{
+    RateTable,
+    relay::Refusal,
+    request::{self, table as request_table},
+};
+pub use args::type_name;
+pub use budget::{Budget, Ticker};
+pub use context::{Context, Phase};
+pub use error::{ErrorKind, ScriptError};
+pub use host::close_for_lost_state;
+pub use load::{CALLBACKS, Sources};
+pub use run::{Ran, Suspended};
+pub use tasks::{Cancel, Start, Waited};
+pub use vm::{Home, Plan, Vm};

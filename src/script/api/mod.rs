@@ -1,0 +1,184 @@
+//! What scripts find under `relay`: one file for each name, each with one `register`.
+
+pub mod base64;
+pub mod conn;
+pub mod crypto;
+pub mod hex;
+pub mod json;
+pub mod jwt;
+pub mod log;
+pub mod rate;
+pub mod relay;
+pub mod request;
+pub mod room;
+pub mod settings;
+pub mod time;
+pub mod token;
+pub mod user;
+pub mod wait;
+
+pub use rate::RateTable;
+
+use std::{cell::RefCell, rc::Rc};
+
+use mlua::{Function, IntoLua, IntoLuaMulti, Lua, MultiValue, Result, Table, Value};
+
+use crate::script::{Context, host::Host};
+
+/// Everything that scripts see. `waits` makes a function that waits out of one that begins to.
+pub(super) fn register(
+    lua: &Lua,
+    relay: &Table,
+    host: &Rc<Host>,
+    rates: &Rc<RefCell<RateTable>>,
+    waits: &Function,
+) -> Result<()> {
+    register_data(lua, relay, &host.context, rates)?;
+    conn::register(lua, host)?;
+    conn::register_elsewhere(lua, host)?;
+    room::register(lua, relay, host, waits)?;
+    user::register(lua, relay, host, waits)?;
+    relay::register(lua, relay, host)?;
+    wait::register(lua, relay, host, waits)
+}
+
+/// The names that touch neither connections nor rooms. The buckets of `relay.rate` belong to the
+/// instance: a reload must not refill them.
+fn register_data(lua: &Lua, relay: &Table, context: &Rc<Context>, rates: &Rc<RefCell<RateTable>>) -> Result<()> {
+    json::register(lua, relay, context)?;
+    base64::register(lua, relay, context)?;
+    hex::register(lua, relay, context)?;
+    crypto::register(lua, relay, context)?;
+    jwt::register(lua, relay, context)?;
+    rate::register(lua, relay, context, rates)?;
+    log::register(lua, relay, context)?;
+    token::register(lua, relay, context)?;
+    time::register(lua, relay, context)?;
+    settings::register(lua, relay, context)
+}
+
+/// What a call returns when the world did not do it: `nil, why`.
+fn refusal(lua: &Lua, why: impl IntoLua) -> Result<MultiValue> {
+    (Value::Nil, why).into_lua_multi(lua)
+}
+
+/// Lets a callback's CPU budget end a long host call: the interrupt fires in Lua code only, so every few
+/// thousand steps an empty Lua function is called.
+struct Safepoint {
+    lua: Lua,
+    function: Option<Function>,
+    steps: u32,
+}
+
+impl Safepoint {
+    const STEPS_BETWEEN: u32 = 4096;
+
+    fn new(lua: &Lua) -> Safepoint {
+        Safepoint { lua: lua.clone(), function: None, steps: Self::STEPS_BETWEEN }
+    }
+
+    /// One cheap step of the call's work.
+    fn step(&mut self) -> Result<()> {
+        self.steps -= 1;
+        if self.steps == 0 { self.pass() } else { Ok(()) }
+    }
+
+    #[cold]
+    fn pass(&mut self) -> Result<()> {
+        self.steps = Self::STEPS_BETWEEN;
+        if self.function.is_none() {
+            self.function = Some(self.lua.load("").set_name("=[C]").into_function()?);
+        }
+        match &self.function {
+            Some(function) => function.call(()),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        bus::{Bus, Directory, post},
+        clock::Clock,
+        config::{self, Limits},
+        hub::Hub,
+        plain::{Plain, PlainTable},
+        script::{Phase, sandbox},
+    };
+
+    /// An app with these settings, alone in its process.
+    pub fn test_app() -> config::App {
+        config::App {
+            name: "chat".to_owned(),
+            path: "/chat".to_owned(),
+            script: "chat.lua".into(),
+            instances: 1,
+            shard_by: None,
+            origins: config::Origins::Same,
+            subprotocols: Vec::new(),
+            settings: Plain::Table(Box::new(PlainTable {
+                pairs: vec![(Plain::string("secret"), Plain::string("s"))],
+                ..PlainTable::default()
+            })),
+            env: vec!["PATH".to_owned(), "MOONWIRE_TEST_UNSET".to_owned()],
+            limits: Limits::default(),
+        }
+    }
+
+    pub fn test_context_of(app: config::App, clock: Clock) -> Rc<Context> {
+        let (post, _inbound) = post(app.limits.bus_pause, app.limits.bus);
+        let hub = Hub::new("boot".into(), 0, 0, Bus::new([(0, post)]), Arc::new(Directory::default()), 128);
+        Rc::new(Context {
+            app: Arc::new(app),
+            generation: 1,
+            place: 0,
+            instances: 1,
+            clock,
+            hub: Rc::new(hub),
+            phase: std::cell::Cell::new(Phase::Running),
+            current: RefCell::default(),
+        })
+    }
+
+    pub fn test_context() -> Rc<Context> {
+        test_context_of(test_app(), Clock::system())
+    }
+
+    /// A closed VM with the names of `register`, as a script has it.
+    pub fn test_lua(context: &Rc<Context>) -> Lua {
+        let lua = Lua::new();
+        sandbox::trim(&lua, context.app.limits.script_memory).unwrap();
+        let relay = lua.create_table().unwrap();
+        let rates = Rc::default();
+        register_data(&lua, &relay, context, &rates).unwrap();
+        lua.globals().raw_set("relay", relay).unwrap();
+        sandbox::close(&lua).unwrap();
+        lua
+    }
+
+    /// Runs a script that asserts; a failure shows its error.
+    pub fn check(source: &str) {
+        check_in(&test_lua(&test_context()), source);
+    }
+
+    pub fn check_in(lua: &Lua, source: &str) {
+        let environment = sandbox::environment(lua).unwrap();
+        if let Err(error) = lua.load(source).set_name("=test").set_environment(environment).exec() {
+            panic!("{error}");
+        }
+    }
+
+    /// Checks that `source` raises, with `message` in the error.
+    pub fn check_raises(source: &str, message: &str) {
+        let lua = test_lua(&test_context());
+        let environment = sandbox::environment(&lua).unwrap();
+        match lua.load(source).set_name("=test").set_environment(environment).exec() {
+            Ok(()) => panic!("{source} did not raise"),
+            Err(error) => assert!(error.to_string().contains(message), "{source} raised {error}"),
+        }
+    }
+}

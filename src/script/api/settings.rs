@@ -1,0 +1,42 @@
+//! `relay.config` and `relay.env`: what the configuration gives a script.
+
+use std::{os::unix::ffi::OsStringExt, rc::Rc};
+
+use mlua::{Lua, Result, Table, Value};
+
+use crate::script::{Context, args, plain};
+
+pub fn register(lua: &Lua, relay: &Table, context: &Rc<Context>) -> Result<()> {
+    let settings = plain::from_plain(lua, &context.app.settings)?;
+    plain::freeze(lua, &settings)?;
+    relay.raw_set("config", settings)?;
+
+    let app = context.app.clone();
+    let env = lua.create_function(move |lua, name: Value| {
+        let name = args::string("relay.env(name)", "name", &name)?.to_string_lossy();
+        if !app.env.contains(&name) {
+            let what = format!("\"{name}\" is not among the names that the setting env of app {} lists", app.name);
+            return Err(args::mistake("relay.env(name)", &what));
+        }
+        std::env::var_os(&name).map(|value| lua.create_string(value.into_vec())).transpose()
+    })?;
+    relay.raw_set("env", env)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::script::api::tests::{check, check_raises};
+
+    #[test]
+    fn a_script_reads_its_settings_and_cannot_write_them() {
+        check("assert(relay.config.secret == 's') assert(relay.config.other == nil)");
+        check_raises("relay.config.secret = 'x'", "readonly");
+    }
+
+    #[test]
+    fn the_environment_is_read_only_through_listed_names() {
+        check("assert(#relay.env('PATH') > 0) assert(relay.env('MOONWIRE_TEST_UNSET') == nil)");
+        check_raises("relay.env('HOME')", "\"HOME\" is not among the names that the setting env of app chat lists");
+        check_raises("relay.env()", "name must be a string, got nil");
+    }
+}

@@ -1,0 +1,216 @@
+//! From a folder to a checked chunk: reads a script and the modules that it requires, and names what is wrong.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use mlua::{Function, Lua, Table, Value, chunk::ChunkMode};
+
+use crate::script::{args, error::ScriptError};
+
+/// The callbacks that a script may have.
+pub const CALLBACKS: [&str; 12] = [
+    "authenticate",
+    "on_open",
+    "on_message",
+    "on_close",
+    "on_error",
+    "on_request",
+    "on_load",
+    "on_start",
+    "on_stop",
+    "on_event",
+    "migrate",
+    "migrate_conn",
+];
+
+/// The files of one generation, each read once: all instances load the very same text.
+#[derive(Debug)]
+pub struct Sources {
+    script: PathBuf,
+    files: Mutex<BTreeMap<PathBuf, Arc<[u8]>>>,
+    /// Modules that were required and are not there; when one comes, that is a change.
+    missing: Mutex<Vec<PathBuf>>,
+}
+
+impl Sources {
+    /// `script` as the config names it: it is also the name that errors show.
+    pub fn new(script: &Path) -> Sources {
+        Sources { script: script.to_owned(), files: Mutex::default(), missing: Mutex::default() }
+    }
+
+    fn files(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Arc<[u8]>>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The folder that `require` searches.
+    pub fn folder(&self) -> &Path {
+        self.script.parent().unwrap_or(Path::new(""))
+    }
+
+    /// The files that have been read, or looked for in vain.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> = self.files().keys().cloned().collect();
+        paths.extend(self.missing.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        paths
+    }
+
+    /// The files whose content differs from what was read, or that cannot be read any more.
+    pub fn changed(&self) -> Vec<PathBuf> {
+        let files = self.files();
+        let differs = |(path, text): &(&PathBuf, &Arc<[u8]>)| std::fs::read(path).map_or(true, |now| now != ***text);
+        files.iter().filter(differs).map(|(path, _)| path.clone()).collect()
+    }
+
+    fn read(&self, path: &Path) -> Result<Arc<[u8]>, std::io::Error> {
+        let mut files = self.files();
+        if let Some(text) = files.get(path) {
+            return Ok(text.clone());
+        }
+        let text: Arc<[u8]> = std::fs::read(path)?.into();
+        files.insert(path.to_owned(), text.clone());
+        Ok(text)
+    }
+
+    /// The file of the module `name`, or what is wrong with the name.
+    fn locate(&self, name: &str) -> Result<PathBuf, String> {
+        let is_token =
+            |token: &str| !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+        if !name.split('.').all(is_token) {
+            return Err(format!(
+                "require(\"{name}\"): a module's name is letters, digits, _ and - with dots between folders"
+            ));
+        }
+        if name == "moonwire" || name.starts_with("moonwire.") {
+            return Err(format!("require(\"{name}\"): this release of moonwire has no library of that name"));
+        }
+        let folder = self.folder();
+        let path = name.replace('.', "/");
+        let places = [".lua", ".luau", "/init.lua", "/init.luau"].map(|end| folder.join(format!("{path}{end}")));
+        let Some(found) = places.iter().find(|place| place.is_file()) else {
+            self.missing.lock().unwrap_or_else(PoisonError::into_inner).push(places[0].clone());
+            return Err(format!(
+                "require(\"{name}\"): there is no {} and no {}",
+                places[0].display(),
+                places[2].display()
+            ));
+        };
+        let inside = |folder: &Path| Some(found.canonicalize().ok()?.starts_with(folder.canonicalize().ok()?));
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        if inside(folder) != Some(true) {
+            return Err(format!("require(\"{name}\"): {} leads out of the script's folder", found.display()));
+        }
+        Ok(found.clone())
+    }
+
+    fn compile(&self, lua: &Lua, path: &Path, environment: &Table) -> mlua::Result<Function> {
+        let text =
+            self.read(path).map_err(|error| mlua::Error::external(ScriptError::load(cannot_read(path, &error))))?;
+        lua.load(&*text)
+            .set_name(format!("={}", path.display()))
+            .set_mode(ChunkMode::Text)
+            .set_environment(environment.clone())
+            .into_function()
+    }
+}
+
+fn cannot_read(path: &Path, error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            format!("{}: there is no such file; correct `script` of this app in the config", path.display())
+        }
+        _ => format!("{}: cannot be read: {error}", path.display()),
+    }
+}
+
+/// What `require` needs of the host; the rest of it is in the prelude.
+pub(super) fn register(lua: &Lua, host: &Table, sources: &Arc<Sources>, environment: &Table) -> mlua::Result<()> {
+    let from = sources.clone();
+    host.set(
+        "locate",
+        lua.create_function(move |lua, name: Value| {
+            let name = args::string("require(name)", "name", &name)?;
+            match from.locate(&name.to_string_lossy()) {
+                Ok(path) => lua.create_string(path.as_os_str().as_encoded_bytes()),
+                Err(why) => Err(mlua::Error::runtime(why)),
+            }
+        })?,
+    )?;
+    let (from, environment) = (sources.clone(), environment.clone());
+    let compile = move |lua: &Lua, path: mlua::LuaString| from.compile(lua, Path::new(&*path.to_str()?), &environment);
+    host.set("compile", lua.create_function(compile)?)
+}
+
+/// The script's own chunk.
+pub(super) fn main_chunk(lua: &Lua, sources: &Sources, environment: &Table) -> Result<Function, ScriptError> {
+    let text =
+        sources.read(&sources.script).map_err(|error| ScriptError::load(cannot_read(&sources.script, &error)))?;
+    drop(text);
+    sources.compile(lua, &sources.script, environment).map_err(|error| ScriptError::from_lua(&error))
+}
+
+/// The callbacks of the module that a script returned, in the order of [`CALLBACKS`], and its version.
+pub struct Module {
+    pub callbacks: [Option<Function>; CALLBACKS.len()],
+    pub version: i64,
+}
+
+/// Checks what a script returned.
+pub(super) fn check(sources: &Sources, returned: &Value) -> Result<Module, ScriptError> {
+    let Value::Table(table) = returned else {
+        return Err(ScriptError::load(format!(
+            "{}: a script must return a table with its callbacks (end it with `return app`), got {}",
+            sources.script.display(),
+            args::type_name(returned)
+        )));
+    };
+    let mut module = Module { callbacks: Default::default(), version: 1 };
+    for pair in table.pairs::<Value, Value>() {
+        let (key, value) = pair.map_err(|error| ScriptError::from_lua(&error))?;
+        let Some(name) = key.as_string().map(|key| key.to_string_lossy()) else { continue };
+        if let Some(place) = CALLBACKS.iter().position(|known| *known == name) {
+            let Value::Function(function) = value else {
+                return Err(mistake(
+                    sources,
+                    &name,
+                    &format!("the callback `{name}` must be a function, got {}", args::type_name(&value)),
+                ));
+            };
+            module.callbacks[place] = Some(function);
+        } else if name == "version" {
+            module.version = match value {
+                Value::Integer(version) => version,
+                Value::Number(version) if version.fract() == 0.0 && version.abs() < 9e15 => version as i64,
+                other => {
+                    return Err(mistake(
+                        sources,
+                        "version",
+                        &format!("`version` must be a whole number, got {}", args::type_name(&other)),
+                    ));
+                }
+            };
+        } else if name.starts_with("on_") {
+            let nearest = CALLBACKS.iter().max_by(|a, b| strsim::jaro(a, &name).total_cmp(&strsim::jaro(b, &name)));
+            let nearest = nearest.expect("the list is not empty");
+            return Err(mistake(sources, &name, &format!("there is no callback `{name}`; did you mean `{nearest}`?")));
+        }
+    }
+    if module.callbacks.iter().all(Option::is_none) {
+        return Err(ScriptError::load(format!(
+            "{}: the script has no callback; give it at least one of {}",
+            sources.script.display(),
+            CALLBACKS.join(", ")
+        )));
+    }
+    Ok(module)
+}
+
+/// A mistake about the field `name`, at the first line of the script that says that name.
+fn mistake(sources: &Sources, name: &str, what: &str) -> ScriptError {
+    let text = sources.files().get(&sources.script).cloned().unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let line = text.lines().position(|line| line.contains(name)).map_or(1, |line| line + 1);
+    ScriptError::load(format!("{}:{line}: {what}", sources.script.display()))
+}

@@ -1,0 +1,149 @@
+-- What must be Lua so that a wait can pass through it: a host function that waits leaves its wait with the
+-- host and yields TOKEN; whoever resumes on the way out passes it outward, until the host itself is reached.
+local host, TOKEN = ...
+
+local raw_pcall, raw_xpcall, type, error, unpack, pack = pcall, xpcall, type, error, table.unpack, table.pack
+local raw_yield, raw_resume, raw_create = coroutine.yield, coroutine.resume, coroutine.create
+local raw_close, raw_status, isyieldable = coroutine.close, coroutine.status, coroutine.isyieldable
+local describe, drop_wait, raise = host.describe, host.drop_wait, host.raise
+
+local CANNOT_WAIT = " cannot wait here: inside a metamethod, a for iterator, table.sort, string.gsub or a function given to a host call"
+
+-- Coroutines of the script that wait: only the host may go on with them.
+local waiting = setmetatable({}, { __mode = "k" })
+
+local function outcome(ok, ...)
+  if not ok then
+    raise((...))
+  end
+  return ...
+end
+
+-- Waits for what `begin` has left with the host.
+local function waits(name, begin)
+  return function(...)
+    -- A call that need not wait answers at once.
+    local ready, a, b, c = begin(...)
+    if ready then
+      return a, b, c
+    end
+    if not isyieldable() then
+      drop_wait()
+      raise(name .. CANNOT_WAIT)
+    end
+    return outcome(raw_yield(TOKEN))
+  end
+end
+
+local function caught(ok, ...)
+  if ok then
+    return true, ...
+  end
+  return false, (describe((...)))
+end
+
+local function protected(f, ...)
+  return caught(raw_pcall(f, ...))
+end
+
+local function handled(f, handler, ...)
+  if type(handler) ~= "function" then
+    raise("xpcall(f, handler): handler must be a function, got " .. type(handler))
+  end
+  return raw_xpcall(f, function(e)
+    return handler((describe(e)))
+  end, ...)
+end
+
+local function pass_outward(co)
+  waiting[co] = true
+  local results
+  repeat
+    if isyieldable() then
+      results = pack(raw_resume(co, raw_yield(TOKEN)))
+    else
+      drop_wait()
+      results = pack(raw_resume(co, false, "the coroutine" .. CANNOT_WAIT))
+    end
+  until not (results[1] and results[2] == TOKEN)
+  waiting[co] = nil
+  if not results[1] then
+    return false, (describe(results[2]))
+  end
+  return unpack(results, 1, results.n)
+end
+
+local function resumed(co, ok, first, ...)
+  if not ok then
+    return false, (describe(first))
+  end
+  if first == TOKEN then
+    return pass_outward(co)
+  end
+  return true, first, ...
+end
+
+local function resume(co, ...)
+  if waiting[co] then
+    return false, "cannot resume a coroutine that waits"
+  end
+  return resumed(co, raw_resume(co, ...))
+end
+
+local function values(ok, ...)
+  if not ok then
+    error((...), 0)
+  end
+  return ...
+end
+
+local function wrap(f)
+  local co = raw_create(f)
+  return function(...)
+    return values(resume(co, ...))
+  end
+end
+
+local function close(co)
+  if waiting[co] then
+    return false, "cannot close a coroutine that waits"
+  end
+  return raw_close(co)
+end
+
+-- require: each module runs once in a generation.
+local loaded = {}
+local loading = {}
+
+local function require_module(name)
+  local key, found = host.locate(name)
+  if found ~= nil then
+    return found
+  end
+  local have = loaded[key]
+  if have ~= nil then
+    return have
+  end
+  if loading[key] then
+    raise("require(\"" .. name .. "\"): the modules require each other in a circle")
+  end
+  loading[key] = true
+  local chunk = host.compile(key)
+  local module = chunk(name)
+  loading[key] = nil
+  if module == nil then
+    module = true
+  end
+  loaded[key] = module
+  return module
+end
+
+return {
+  waits = waits,
+  pcall = protected,
+  xpcall = handled,
+  resume = resume,
+  wrap = wrap,
+  close = close,
+  require = require_module,
+}
