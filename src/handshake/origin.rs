@@ -1,0 +1,184 @@
+//! Whose pages may connect: a browser tells the page's origin, and cookies would come along from any.
+
+use std::{fmt, net::Ipv6Addr};
+
+use crate::config::Origins;
+
+/// Scheme, host and port; equal means the same origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    scheme: String,
+    host: String,
+    /// With the scheme's default filled in; None for a scheme of which we know none.
+    port: Option<u16>,
+}
+
+/// An app's `origins`, parsed.
+#[derive(Debug, Clone)]
+pub enum Allowed {
+    Any,
+    /// The relay's own, and these.
+    Own(Vec<Origin>),
+}
+
+impl Allowed {
+    pub fn new(origins: &Origins, app: &str) -> Allowed {
+        match origins {
+            Origins::Any => Allowed::Any,
+            Origins::Same => Allowed::Own(Vec::new()),
+            Origins::Listed(listed) => Allowed::Own(
+                listed
+                    .iter()
+                    .filter_map(|text| {
+                        let origin = Origin::parse(text);
+                        if origin.is_none() {
+                            tracing::warn!(
+                                app,
+                                "origins: `{text}` can match no page; write it as browsers do, scheme and host \
+                                 without a path, other alphabets in punycode: https://xn--bcher-kva.example"
+                            );
+                        }
+                        origin
+                    })
+                    .collect(),
+            ),
+        }
+    }
+
+    /// Whether a page of the origin `page` (the header's text) may talk to us as `own`.
+    pub fn allows(&self, page: &str, own: Option<&Origin>) -> bool {
+        match self {
+            Allowed::Any => true,
+            Allowed::Own(listed) => {
+                Origin::parse(page).is_some_and(|page| own == Some(&page) || listed.contains(&page))
+            }
+        }
+    }
+}
+
+impl Origin {
+    /// None unless it is exactly `scheme://host` or `scheme://host:port`.
+    pub fn parse(text: &str) -> Option<Origin> {
+        let (scheme, authority) = text.split_once("://")?;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+        if scheme.is_empty() || !scheme.bytes().all(plain) {
+            return None;
+        }
+        let scheme = scheme.to_ascii_lowercase();
+        let (host, port) = split_host(authority)?;
+        let default = match scheme.as_str() {
+            "http" | "ws" => Some(80),
+            "https" | "wss" => Some(443),
+            _ => None,
+        };
+        Some(Origin { scheme, host, port: port.or(default) })
+    }
+
+    /// Our own, as the peer addressed us; None if it did so in no way that an origin could have.
+    pub fn own(tls: bool, host: &str) -> Option<Origin> {
+        Origin::parse(&format!("{}://{host}", if tls { "https" } else { "http" }))
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme, self.host)?;
+        match self.port {
+            Some(port) => write!(f, ":{port}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The host in lower case, an IPv6 literal in its shortest form, and the port.
+fn split_host(authority: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (literal, rest) = rest.split_once(']')?;
+            let literal: Ipv6Addr = literal.parse().ok()?;
+            let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) };
+            (format!("[{literal}]"), port)
+        }
+        None => {
+            let (host, port) = match authority.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (authority, None),
+            };
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+            if host.is_empty() || !host.bytes().all(plain) {
+                return None;
+            }
+            (host.to_ascii_lowercase(), port)
+        }
+    };
+    let port = match port {
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Some(digits.parse().ok()?),
+        Some(_) => return None,
+        None => None,
+    };
+    Some((host, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_relays_own_pages_and_those_listed_are_let_in() {
+        let listed = |list: &[&str]| Origins::Listed(list.iter().map(|o| (*o).to_owned()).collect());
+        let same = &Origins::Same;
+        for (origins, tls, host, page, expected) in [
+            (same, false, "good.com", "http://good.com", true),
+            (same, false, "good.com:80", "http://good.com", true),
+            (same, false, "good.com", "http://good.com:80", true),
+            (same, false, "good.com", "http://GOOD.com", true),
+            (same, false, "Good.Com", "HTTP://good.com", true),
+            (same, true, "good.com", "https://good.com", true),
+            (same, true, "good.com:443", "https://good.com", true),
+            (same, false, "good.com:8080", "http://good.com:8080", true),
+            (same, false, "[::1]:8080", "http://[0:0::1]:8080", true),
+            (same, false, "127.0.0.1:8080", "http://127.0.0.1:8080", true),
+            (same, false, "xn--bcher-kva.example", "http://xn--bcher-kva.example", true),
+            (same, false, "good.com", "http://evil.com", false),
+            (same, false, "good.com", "http://good.com.evil.com", false),
+            (same, false, "good.com", "http://evilgood.com", false),
+            (same, false, "good.com", "http://www.good.com", false),
+            (same, false, "good.com", "https://good.com", false),
+            (same, true, "good.com", "http://good.com", false),
+            (same, true, "good.com:80", "https://good.com", false),
+            (same, false, "good.com", "http://good.com:8080", false),
+            (same, false, "good.com:8080", "http://good.com", false),
+            (same, false, "localhost", "http://127.0.0.1", false),
+            (same, false, "good.com", "null", false),
+            (same, false, "null", "null", false),
+            (same, false, "good.com", "", false),
+            (same, false, "", "http://", false),
+            (same, false, "good.com", "good.com", false),
+            (same, false, "good.com", "http://good.com/", false),
+            (same, false, "good.com", "http://good.com@evil.com", false),
+            (same, false, "good.com", "http://evil.com#good.com", false),
+            (same, false, "good.com", "http://evil.com http://good.com", false),
+            (same, false, "good.com", "http://good.com, http://evil.com", false),
+            (same, false, "good.com", "http://good.com:+80", false),
+            (same, false, "good.com", "http://good.com.", false),
+            (same, false, "bücher.example", "http://bücher.example", false),
+            (same, false, "xn--bcher-kva.example", "http://bücher.example", false),
+            (same, false, "good.com evil.com", "http://good.com", false),
+            (&listed(&["https://app.example"]), false, "good.com", "https://app.example", true),
+            (&listed(&["https://app.example"]), false, "good.com", "https://APP.example:443", true),
+            (&listed(&["https://app.example"]), false, "good.com", "http://good.com", true),
+            (&listed(&["https://app.example"]), false, "good.com", "http://app.example", false),
+            (&listed(&["https://app.example"]), false, "good.com", "https://app.example.evil.com", false),
+            (&listed(&["https://app.example"]), false, "good.com", "https://x.app.example", false),
+            (&listed(&["https://*.example"]), false, "good.com", "https://app.example", false),
+            (&listed(&["tauri://localhost"]), false, "good.com", "tauri://localhost", true),
+            (&listed(&["null"]), false, "good.com", "null", false),
+            (&Origins::Any, false, "good.com", "https://evil.com", true),
+            (&Origins::Any, false, "good.com", "null", true),
+        ] {
+            let own = Origin::own(tls, host);
+            let allowed = Allowed::new(origins, "chat").allows(page, own.as_ref());
+            assert_eq!(allowed, expected, "{origins:?}, tls {tls}, host {host}, page {page}");
+        }
+    }
+}
