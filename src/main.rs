@@ -1,1 +1,7 @@
-fn main() {}
+//! The binary. What it does is in `cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    moonwire::cli::main()
+}
