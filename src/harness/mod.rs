@@ -1,1 +1,368 @@
-//! (to come)
+//! The relay in one thread, with peers that have no socket and a clock that moves when it is told to.
+//!
+//! Instances, generations, hub and outboxes are the real ones; only the wire and the threads are left out.
+//! It must run inside [`run`], which gives it a paused clock.
+
+mod alone;
+mod transcript;
+
+pub use alone::{alone, resident};
+pub use transcript::{Transcript, check, check_with};
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, VecDeque},
+    future::Future,
+    path::Path,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use slab::Slab;
+use tokio::{runtime::Builder, task::LocalSet};
+
+use crate::{
+    app::{App, Instance, InstanceHandle, Lane},
+    bus::{self, Bus},
+    clock::Clock,
+    config::{self, pattern::PathPattern},
+    identity::Verdict,
+    outbox::{Dirty, Outbox, Sent},
+    peer::Request,
+    reload::{Reloader, report::AppReport},
+    script::Ticker,
+    wire,
+    worker::{self, InstanceSpec},
+};
+
+/// The Unix time at which every virtual clock begins.
+const EPOCH: Duration = Duration::from_secs(1_800_000_000);
+
+/// Turns without anything happening after which everything is at rest.
+const QUIET_TURNS: usize = 12;
+
+/// Runs a test body on one thread with a virtual clock.
+pub fn run<T>(body: impl Future<Output = T>) -> T {
+    let runtime =
+        Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime can be built");
+    LocalSet::new().block_on(&runtime, body)
+}
+
+/// An app with the built-in limits, whose script is a file.
+pub fn app(name: &str, script: &Path) -> config::App {
+    config::App::new(name, &format!("/{name}/{{room}}"), script)
+}
+
+/// A relay of one app.
+pub struct Relay {
+    app: App,
+    config: RefCell<Arc<config::App>>,
+    reload: config::Reload,
+    reloader: Reloader,
+    instances: Rc<HashMap<u16, Rc<Instance>>>,
+    dirty: Dirty,
+    links: RefCell<Slab<Rc<Link>>>,
+    /// Rises with everything that a peer sends or receives.
+    activity: Cell<u64>,
+    _ticker: Ticker,
+}
+
+/// A virtual peer's end of its connection.
+struct Link {
+    outbox: Rc<Outbox>,
+    instance: Rc<Instance>,
+    lane: Rc<Lane>,
+    /// Sent, but not read by the relay yet.
+    unread: RefCell<VecDeque<(Bytes, bool)>>,
+    received: RefCell<VecDeque<Sent>>,
+    /// How the connection ended, for the peer.
+    closed: RefCell<Option<(u16, String)>>,
+    told: Cell<bool>,
+}
+
+/// Why a peer was not let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// An HTTP status, or the code of the close that came right behind the upgrade.
+    pub code: u16,
+    pub reason: String,
+}
+
+/// A peer that is connected, or was.
+#[derive(Clone)]
+pub struct Peer {
+    link: Rc<Link>,
+}
+
+impl Relay {
+    /// Loads the app; its script's mistakes come back in the report.
+    pub async fn start(config: config::App) -> Result<Relay, AppReport> {
+        let ticker = Ticker::start().expect("a thread can be started");
+        let budget = Rc::new(ticker.budget());
+        let clock = Clock::virtual_from(EPOCH);
+        let config = Arc::new(config);
+        let count = u16::try_from(config.instances).expect("an app has at most 65,535 instances");
+        let (post, inbound) = bus::post(config.limits.bus_pause, config.limits.bus);
+        let (handles, orders): (Vec<_>, Vec<_>) = (0..count).map(|number| InstanceHandle::new(number, 0)).unzip();
+        let app = App { name: config.name.as_str().into(), instances: handles.into() };
+        let bus: Bus = worker::bus((0..count).map(|number| (number, 0)), &[post]);
+        let directory = Arc::default();
+        let of = config.clone();
+        let spec = |(number, orders)| InstanceSpec {
+            number,
+            place: number,
+            instances: count,
+            app: of.clone(),
+            bus: bus.clone(),
+            all: bus.clone(),
+            directory: Arc::clone(&directory),
+            orders,
+        };
+        let specs = (0..count).zip(orders).map(spec);
+        let instances = specs.map(|spec| (spec.number, spec.begin(&"test".into(), clock, &budget)));
+        let relay = Relay {
+            reloader: Reloader::new(app.clone(), config.clone()),
+            app,
+            config: RefCell::new(config),
+            reload: config::Reload::default(),
+            instances: Rc::new(instances.collect()),
+            dirty: Dirty::new(),
+            links: RefCell::default(),
+            activity: Cell::new(0),
+            _ticker: ticker,
+        };
+        tokio::task::spawn_local(worker::deliver(inbound, relay.instances.clone()));
+        let report = relay.reload().await;
+        match report.outcome {
+            crate::reload::report::Outcome::Failed { .. } => Err(report),
+            _ => Ok(relay),
+        }
+    }
+
+    /// Asks for a reload, as the watcher does.
+    pub async fn reload(&self) -> AppReport {
+        let config = self.config.borrow().clone();
+        let report = self.reloader.reload(Some(config), &self.reload).await;
+        self.settle().await;
+        report
+    }
+
+    /// Begins a reload and lets the test go on meanwhile.
+    pub fn reload_meanwhile(&self) -> tokio::task::JoinHandle<AppReport> {
+        let (config, reload, reloader) = (self.config.borrow().clone(), self.reload.clone(), self.reloader.clone());
+        tokio::task::spawn_local(async move { reloader.reload(Some(config), &reload).await })
+    }
+
+    /// Takes a changed configuration at the next reload.
+    pub fn set_config(&self, config: config::App) {
+        *self.config.borrow_mut() = Arc::new(config);
+    }
+
+    pub fn set_reload(&mut self, reload: config::Reload) {
+        self.reload = reload;
+    }
+
+    pub fn instance(&self, place: u16) -> &Rc<Instance> {
+        &self.instances[&place]
+    }
+
+    /// A request as the handshake would build it: `target` is a path with a query.
+    pub fn request(&self, target: &str, headers: &[(&str, &str)]) -> Request {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let pattern = PathPattern::parse(&self.config.borrow().path);
+        let params = pattern.ok().and_then(|pattern| pattern.matches(path)).unwrap_or_default();
+        let mut seen = Vec::new();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            if !seen.iter().any(|(n, _)| *n == name) {
+                seen.push((name.into_owned(), Bytes::from(value.into_owned())));
+            }
+        }
+        let headers: Vec<_> =
+            headers.iter().map(|(n, v)| (n.to_lowercase(), Bytes::copy_from_slice(v.as_bytes()))).collect();
+        let bearer = headers.iter().find(|(name, _)| name == "authorization");
+        let bearer =
+            bearer.and_then(|(_, value)| std::str::from_utf8(value).ok()?.strip_prefix("Bearer ").map(str::to_owned));
+        Request {
+            method: "GET".to_owned(),
+            path: path.to_owned(),
+            params,
+            query: seen,
+            raw_query: query.to_owned(),
+            headers,
+            bearer,
+            remote_addr: "127.0.0.1".to_owned(),
+            ..Request::default()
+        }
+    }
+
+    /// Connects a peer, as far as its handshake goes.
+    pub async fn connect(&self, target: &str) -> Result<Peer, Refused> {
+        self.connect_with(self.request(target, &[])).await
+    }
+
+    pub async fn connect_with(&self, request: Request) -> Result<Peer, Refused> {
+        let instance = self.app.least_loaded();
+        let answer = instance.authenticate(Box::new(request)).await;
+        let (verdict, request) = answer.expect("instances live as long as the relay");
+        let (identity, subprotocol) = match verdict {
+            Verdict::Accept { identity, subprotocol, .. } => (identity, subprotocol),
+            Verdict::Refuse { status, reason } => return Err(Refused { code: status, reason }),
+            Verdict::UpgradeAndClose { code, reason } => return Err(Refused { code, reason }),
+        };
+        let shard_by = self.config.borrow().shard_by.clone();
+        let user = identity.as_ref().map(|identity| identity.id.as_str());
+        let chosen = self.app.instance_for(shard_by.as_ref(), &request, user);
+        let instance = self.instances[&chosen.number].clone();
+        // It is counted for good: tests are short, and spread peers evenly.
+        std::mem::forget(chosen.count_one());
+        let outbox = Rc::new(Outbox::new(instance.app().limits.outbox, self.dirty.clone()));
+        let lane = instance.open(*request, identity, subprotocol, outbox.clone());
+        let link = Rc::new(Link {
+            outbox: outbox.clone(),
+            instance,
+            lane,
+            unread: RefCell::default(),
+            received: RefCell::default(),
+            closed: RefCell::default(),
+            told: Cell::new(false),
+        });
+        let token = self.links.borrow_mut().insert(link.clone());
+        outbox.set_token(token);
+        Ok(Peer { link })
+    }
+
+    /// Lets everything happen that needs no time to pass.
+    pub async fn settle(&self) {
+        let mut quiet = 0;
+        while quiet < QUIET_TURNS {
+            let before = self.activity.get();
+            self.flush();
+            tokio::task::yield_now().await;
+            quiet = if self.activity.get() == before && self.dirty.is_empty() { quiet + 1 } else { 0 };
+        }
+    }
+
+    /// Lets time pass, timer by timer.
+    pub async fn advance(&self, time: Duration) {
+        let end = tokio::time::Instant::now() + time;
+        self.settle().await;
+        // A paused clock jumps from one timer to the next while everything else is at rest.
+        while tokio::time::Instant::now() < end {
+            let step = (end - tokio::time::Instant::now()).min(Duration::from_millis(10));
+            tokio::time::advance(step).await;
+            self.settle().await;
+        }
+    }
+
+    /// What the workers and connections do: reads what peers sent, and brings them what is theirs.
+    fn flush(&self) {
+        let links: Vec<Rc<Link>> = self.links.borrow().iter().map(|(_, link)| link.clone()).collect();
+        for token in self.dirty.take() {
+            let link = self.links.borrow().get(token).cloned();
+            if let Some(link) = link {
+                link.outbox.mark_clean();
+                self.happened();
+            }
+        }
+        for link in links {
+            self.read(&link);
+            link.drain();
+        }
+    }
+
+    fn read(&self, link: &Rc<Link>) {
+        while !link.told.get() && !link.instance.is_full(&link.lane) {
+            let Some((data, binary)) = link.unread.borrow_mut().pop_front() else { break };
+            self.happened();
+            link.instance.message(&link.lane, &data, binary);
+            link.drain();
+        }
+    }
+
+    fn happened(&self) {
+        self.activity.set(self.activity.get() + 1);
+    }
+}
+
+impl Link {
+    /// Takes what is queued for the peer, and tells the instance of a close.
+    fn drain(&self) {
+        for sent in self.outbox.take_messages() {
+            if let Sent::Close { code, reason } = &sent {
+                self.closed.borrow_mut().get_or_insert((*code, reason.clone()));
+            } else {
+                self.received.borrow_mut().push_back(sent);
+            }
+        }
+        if let Some((code, reason)) = self.outbox.close_code() {
+            self.tell(code, reason);
+        }
+    }
+
+    fn tell(&self, code: u16, reason: String) {
+        if !self.told.replace(true) {
+            self.instance.closed(&self.lane, code, reason);
+        }
+    }
+}
+
+impl Peer {
+    /// The id that scripts know it by.
+    pub fn id(&self) -> String {
+        self.link.lane.conn.text.to_string()
+    }
+
+    pub fn send(&self, data: impl AsRef<[u8]>) {
+        self.send_as(data, false);
+    }
+
+    pub fn send_as(&self, data: impl AsRef<[u8]>, binary: bool) {
+        self.link.unread.borrow_mut().push_back((Bytes::copy_from_slice(data.as_ref()), binary));
+    }
+
+    /// The next message, if one has come.
+    pub fn receive(&self) -> Option<(Bytes, bool)> {
+        let mut received = self.link.received.borrow_mut();
+        loop {
+            if let Sent::Message { data, binary } = received.pop_front()? {
+                return Some((data, binary));
+            }
+        }
+    }
+
+    /// The next message as text.
+    pub fn receive_text(&self) -> Option<String> {
+        self.receive().map(|(data, _)| String::from_utf8_lossy(&data).into_owned())
+    }
+
+    /// Sends a close frame behind everything that was sent.
+    pub fn close(&self, code: u16, reason: &str) {
+        let link = &self.link;
+        link.instance_reads_all();
+        link.tell(code, reason.to_owned());
+        link.outbox.close(code, "");
+    }
+
+    /// Vanishes without a close.
+    pub fn vanish(&self) {
+        self.link.instance_reads_all();
+        self.link.tell(wire::ABNORMAL, String::new());
+        self.link.outbox.clear();
+    }
+
+    /// How the connection ended for the peer, once it has.
+    pub fn closed(&self) -> Option<(u16, String)> {
+        self.link.closed.borrow().clone()
+    }
+}
+
+impl Link {
+    /// What was sent before a close has come in before it.
+    fn instance_reads_all(&self) {
+        while let Some((data, binary)) = self.unread.borrow_mut().pop_front() {
+            self.instance.message(&self.lane, &data, binary);
+        }
+    }
+}

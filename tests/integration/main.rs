@@ -1,1 +1,19 @@
-fn main(){}
+//! What the relay promises, tried from outside. One binary, so that it links once.
+//!
+//! Where does a new test go? What scripts can do or are told: `callbacks.rs`, a transcript. What only a socket
+//! shows: `sockets.rs`. A promise of the script contract: `promises.rs`, over random interleavings. What `scripts/`,
+//! `examples/` and `docs/` say: `examples.rs`.
+
+#![allow(clippy::unwrap_used, reason = "what tests share is no less a test")]
+
+mod api;
+mod callbacks;
+mod examples;
+mod instances;
+mod promises;
+mod regression;
+mod reload;
+
+mod runaway;
+mod sockets;
+mod support;

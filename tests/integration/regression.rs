@@ -1,0 +1,698 @@
+//! What once went wrong: each test is a scene that broke a promise.
+
+use std::{
+    future::Future,
+    path::PathBuf,
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
+
+use crate::support::{self, eventually, module, real};
+use moonwire::{
+    config,
+    harness::{Peer, Relay, alone, app, check, resident, run},
+    reload::report::{AppReport, Outcome},
+};
+
+/// A relay whose script can be edited.
+struct Scene {
+    relay: Relay,
+    script: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Scene {
+    async fn of(body: &str) -> Scene {
+        Scene::with(body, |_| ()).await
+    }
+
+    async fn with(body: &str, configure: impl FnOnce(&mut config::App)) -> Scene {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("app.lua");
+        std::fs::write(&script, module(body)).unwrap();
+        let mut config = app("app", &script);
+        configure(&mut config);
+        let relay = Relay::start(config).await.unwrap_or_else(|report| panic!("{report:#?}"));
+        Scene { relay, script, _folder: folder }
+    }
+
+    async fn peer(&self, name: &str) -> Peer {
+        let peer = self.relay.connect(&format!("/app/lobby?name={name}")).await.unwrap();
+        self.relay.settle().await;
+        peer
+    }
+
+    fn edit(&self, body: &str) {
+        std::fs::write(&self.script, module(body)).unwrap();
+    }
+
+    async fn reload(&self, body: &str) -> AppReport {
+        self.edit(body);
+        self.relay.reload().await
+    }
+
+    async fn reloads(&self, body: &str) {
+        let report = self.reload(body).await;
+        assert!(matches!(report.outcome, Outcome::Reloaded { .. }), "{report:#?}");
+    }
+
+    async fn ask(&self, peer: &Peer, text: &str) -> String {
+        peer.send(text);
+        self.relay.settle().await;
+        peer.receive_text().unwrap_or_else(|| "nothing".to_owned())
+    }
+}
+
+fn all(peer: &Peer) -> Vec<String> {
+    std::iter::from_fn(|| peer.receive_text()).collect()
+}
+
+/// Runs a body that may never end, on a thread that is given up after a while.
+fn within(patience: Duration, body: impl FnOnce() + Send + 'static) {
+    let (done, ended) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        body();
+        let _ = done.send(());
+    });
+    match ended.recv_timeout(patience) {
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("not within {patience:?}: the worker hangs"),
+        _ => {
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_migrate_conn_that_never_ends_is_stopped_by_its_budget() {
+    within(Duration::from_secs(8), || {
+        run(async {
+            let scene =
+                Scene::of("function app.on_open(conn) conn.state.n = 1 end function app.on_message() end").await;
+            let ann = scene.peer("ann").await;
+            scene
+                .reloads(
+                    "app.version = 2 function app.migrate_conn() while true do end end
+                     function app.on_message(conn) conn:send('new') end",
+                )
+                .await;
+            scene.ask(&ann, "x").await;
+        });
+    });
+}
+
+#[test]
+fn an_event_for_all_apps_at_the_start_harms_no_other_app() {
+    real(async {
+        let folder = tempfile::tempdir().unwrap();
+        let b = folder.path().join("b.lua");
+        std::fs::write(
+            &b,
+            module(
+                "function app.on_open(conn) conn:send('in') end
+                 function app.on_event(name) if name == 'now' then relay.broadcast('event') end end",
+            ),
+        )
+        .unwrap();
+        let a = "function app.on_start() relay.emit('hello', nil, { app = '*' }) end
+                 function app.on_open(conn) conn:send('in') end
+                 function app.on_message(conn, text) relay.emit('now', nil, { app = '*' }) conn:send('emitted') end";
+        let relay = support::Relay::with(a, |config| {
+            config.server.workers = 1;
+            config.apps.push(config::App::new("b", "/b/{room}", &b).into());
+        })
+        .await;
+        let mut ann = relay.member("/app/x").await;
+        let mut bob = relay.member("/b/x").await;
+        assert_eq!(ann.ask("x").await, "emitted");
+        assert_eq!(bob.text().await, "event");
+        relay.stop().await;
+    });
+}
+
+#[test]
+fn every_error_of_a_script_begins_with_its_place() {
+    run(async {
+        let scene = Scene::with(
+            r#"
+            function app.on_message(conn, text)
+              if text == "memory" then local list while true do list = { list } end end
+              if text == "endless" then while true do end end
+              if text == "no level" then error("plain", 0) end
+              if text == "table" then error({ code = 1 }) end
+              if text == "yield" then coroutine.yield() end
+            end
+            function app.on_error(conn, err) conn:send(err.message .. "|" .. err.traceback) end
+            "#,
+            |config| config.limits.script_memory = 8 << 20,
+        )
+        .await;
+        let ann = scene.peer("ann").await;
+        let mut wrong = Vec::new();
+        for what in ["memory", "endless", "no level", "table", "yield"] {
+            let said = scene.ask(&ann, what).await;
+            let message = said.split('|').next().unwrap_or_default();
+            if !message.contains("app.lua:") {
+                wrong.push(format!("{what}: {said}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    });
+}
+
+#[test]
+fn a_new_generation_never_takes_one_connection_for_another() {
+    run(async {
+        let scene = Scene::of("function app.on_open(conn) conn:join('r') end").await;
+        let (eve, ann) = (scene.peer("eve").await, scene.peer("ann").await);
+        scene.edit(
+            r#"
+            function app.on_load()
+              relay.connections()
+              local sum = 0
+              for i = 1, 3e6 do sum += i end
+            end
+            function app.on_message(conn, text) relay.room("r"):publish("from " .. conn.query.name) end
+            "#,
+        );
+        let reload = scene.relay.reload_meanwhile();
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!reload.is_finished());
+        ann.vanish();
+        let bob = scene.relay.connect("/app/lobby?name=bob").await.unwrap();
+        let report = reload.await.unwrap();
+        assert!(matches!(report.outcome, Outcome::Reloaded { .. }), "{report:#?}");
+        scene.relay.settle().await;
+        bob.send("x");
+        scene.relay.settle().await;
+        assert_eq!(all(&eve), ["from bob"]);
+    });
+}
+
+/// Keeps the thread so busy that everybody else advances one step at a time.
+fn slow_motion() -> Vec<tokio::task::JoinHandle<()>> {
+    let spin = || async {
+        loop {
+            tokio::task::yield_now().await;
+        }
+    };
+    (0..100).map(|_| tokio::task::spawn_local(spin())).collect()
+}
+
+#[test]
+fn a_reload_whose_asker_is_gone_holds_nobody_up() {
+    run(async {
+        let scene = Scene::of("function app.on_message(conn) conn:send('ok') end").await;
+        let ann = scene.peer("ann").await;
+        for turns in 0..60 {
+            scene.edit(&format!("-- {turns}\nfunction app.on_message(conn) conn:send('ok') end"));
+            let slow = slow_motion();
+            let reload = scene.relay.reload_meanwhile();
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+            reload.abort();
+            slow.iter().for_each(|task| task.abort());
+            scene.relay.settle().await;
+            assert_eq!(scene.ask(&ann, "x").await, "ok", "given up after {turns} turns");
+        }
+    });
+}
+
+#[test]
+fn a_connection_whose_state_cannot_be_migrated_still_has_its_on_close() {
+    run(async {
+        let scene = Scene::of("function app.on_open(conn) conn:join('r') conn.state.n = conn.query.name end function app.on_message() end").await;
+        let (ann, _bob) = (scene.peer("ann").await, scene.peer("bob").await);
+        scene
+            .reloads(
+                r#"
+                app.version = 2
+                function app.migrate_conn(state) if state.n == "bob" then error("no") end return state end
+                function app.on_message() end
+                function app.on_close(conn, code) conn:publish("r", "closed " .. conn.query.name .. " " .. code) end
+                "#,
+            )
+            .await;
+        scene.relay.settle().await;
+        assert_eq!(all(&ann), ["closed bob 1012"]);
+    });
+}
+
+#[test]
+fn a_raising_migrate_conn_is_told_to_on_error() {
+    run(async {
+        let scene = Scene::of("function app.on_open(conn) conn:join('r') conn.state.n = conn.query.name end function app.on_message() end").await;
+        let (ann, _bob) = (scene.peer("ann").await, scene.peer("bob").await);
+        scene
+            .reloads(
+                r#"
+                app.version = 2
+                function app.migrate_conn(state) if state.n == "bob" then error("no") end return state end
+                function app.on_message() end
+                function app.on_error(conn, err) relay.room("r"):publish(err.callback) end
+                "#,
+            )
+            .await;
+        scene.relay.settle().await;
+        assert_eq!(all(&ann), ["migrate_conn"]);
+    });
+}
+
+#[test]
+fn a_cancelled_timer_leaves_nothing() {
+    alone("regression::a_cancelled_timer_leaves_nothing", || {
+        run(async {
+            let scene = Scene::with(
+                r#"
+            function app.on_message(conn)
+              for _ = 1, 10000 do relay.after("300d", function() return conn end):cancel() end
+              conn:send("done")
+            end
+            "#,
+                |config| {
+                    config.limits.callback_cpu = Duration::from_secs(20);
+                    config.limits.script_memory = 16 << 20;
+                },
+            )
+            .await;
+            let ann = scene.peer("ann").await;
+            scene.ask(&ann, "x").await;
+            let before = resident() / 1024;
+            for _ in 0..10 {
+                assert_eq!(scene.ask(&ann, "x").await, "done");
+                // Ten thousand tasks have their turn, a few at a time.
+                for _ in 0..1000 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            let grown = (resident() / 1024).saturating_sub(before);
+            assert!(grown < 16 * 1024, "100,000 cancelled timers have left {grown} KiB");
+        });
+    });
+}
+
+const HOG: &str = r#"
+    local kept = {}
+    local function hog() while true do kept[#kept + 1] = string.rep("x", 100000) .. #kept end end
+"#;
+
+#[test]
+fn a_reload_during_a_rebuild_takes_effect_or_fails() {
+    run(async {
+        for turns in 0..12 {
+            let scene = Scene::with(
+                &format!(
+                    "local sum = 0 for i = 1, 3e6 do sum += i end {HOG}
+                    function app.on_message(conn, text) if text == 'hog' then hog() end conn:send('old') end"
+                ),
+                |config| {
+                    config.limits.script_memory = 8 << 20;
+                    config.limits.callback_cpu = Duration::from_secs(20);
+                    config.limits.load_cpu = Duration::from_secs(20);
+                },
+            )
+            .await;
+            let ann = scene.peer("ann").await;
+            scene.edit("function app.on_message(conn, text) conn:send('new') end");
+            let slow = slow_motion();
+            let reload = scene.relay.reload_meanwhile();
+            ann.send("hog");
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+            // One turn of what workers do: it reads the message.
+            let mut settling = Box::pin(scene.relay.settle());
+            std::future::poll_fn(|cx| {
+                let _ = settling.as_mut().poll(cx);
+                std::task::Poll::Ready(())
+            })
+            .await;
+            drop(settling);
+            let report = reload.await.unwrap();
+            slow.iter().for_each(|task| task.abort());
+            // A rebuild may be on its way.
+            for _ in 0..20 {
+                scene.relay.settle().await;
+            }
+            scene.relay.settle().await;
+            all(&ann);
+            let answer = scene.ask(&ann, "x").await;
+            let expected = if matches!(report.outcome, Outcome::Reloaded { .. }) { "new" } else { "old" };
+            assert_eq!(answer, expected, "{turns}: {report:?}");
+        }
+    });
+}
+
+#[test]
+fn an_old_generation_out_of_memory_does_not_restart_the_new_one() {
+    run(async {
+        let scene = Scene::with(&format!("{HOG} function app.on_message(conn) relay.sleep(1) hog() end"), |config| {
+            config.limits.script_memory = 8 << 20;
+            config.limits.callback_cpu = Duration::from_secs(20);
+        })
+        .await;
+        let (ann, bob) = (scene.peer("ann").await, scene.peer("bob").await);
+        ann.send("x");
+        scene.relay.settle().await;
+        scene
+            .reloads("local n = 0 local starts = function() end function app.on_message(conn) n += 1 conn:send(tostring(n)) end")
+            .await;
+        assert_eq!(scene.ask(&bob, "x").await, "1");
+        scene.relay.advance(Duration::from_secs(2)).await;
+        assert_eq!(scene.ask(&bob, "x").await, "2", "its locals are still there");
+    });
+}
+
+#[test]
+fn a_timer_out_of_memory_is_told_to_on_error() {
+    run(async {
+        let scene = Scene::with(
+            r#"
+            function app.on_open(conn) conn:join("r") end
+            function app.on_message(conn)
+              relay.after(1, function() local list = {} while true do list = { list } end end)
+            end
+            function app.on_error(conn, err) relay.room("r"):publish(err.callback) end
+            "#,
+            |config| {
+                config.limits.script_memory = 8 << 20;
+                config.limits.callback_cpu = Duration::from_secs(20);
+            },
+        )
+        .await;
+        let ann = scene.peer("ann").await;
+        ann.send("x");
+        scene.relay.advance(Duration::from_secs(2)).await;
+        assert_eq!(all(&ann), ["relay.after"]);
+    });
+}
+
+#[test]
+fn no_message_is_handled_after_conn_close_even_if_the_peer_closed_first() {
+    check(
+        r#"
+        function app.on_open(conn) conn:join("r") end
+        function app.on_message(conn, text)
+          if text == "slow" then relay.sleep(1) conn:close() end
+          conn:publish("r", text)
+        end
+        "#,
+        "
+        bob opens
+        alice opens
+        alice > slow
+        alice > never
+        alice closes 1000
+        2s pass
+        bob < slow
+        ",
+    );
+}
+
+#[test]
+fn a_droppable_message_to_a_user_closes_no_connection() {
+    run(async {
+        let scene = Scene::with(
+            r#"
+            function app.authenticate(request) return request.query.name end
+            function app.on_message(conn)
+              local big = string.rep("x", 600)
+              relay.user("ann"):send(big, { droppable = true })
+              relay.user("ann"):send(big, { droppable = true })
+            end
+            "#,
+            |config| config.limits.outbox = 1000,
+        )
+        .await;
+        let ann = scene.peer("ann").await;
+        ann.send("x");
+        scene.relay.settle().await;
+        assert_eq!(ann.closed(), None);
+    });
+}
+
+#[test]
+fn rooms_with_different_names_are_different_rooms() {
+    check(
+        r#"
+        function app.on_open(conn)
+          local joined, why = conn:join("secret\xff")
+          conn:send(tostring(joined) .. " " .. tostring(why))
+        end
+        function app.on_message(conn, text) relay.room("secret\xfe"):publish("leaked") end
+        "#,
+        "
+        alice opens
+        alice < false bad_name
+        alice > x
+        ",
+    );
+}
+
+#[test]
+fn a_reload_that_fails_for_want_of_memory_leaves_the_state_writable() {
+    run(async {
+        let scene = Scene::with(
+            r#"
+            function app.on_start()
+              for i = 1, 40000 do relay.state[i] = { i } end
+            end
+            local kept = {}
+            function app.on_message(conn, text)
+              if text == "fill" then
+                local reserve = buffer.create(700000)
+                local head
+                pcall(function() while true do head = { head } end end)
+                kept[1], reserve = head, nil
+                return conn:send("filled")
+              end
+              local ok, why = pcall(function() relay.state[1][1] = 5 relay.state[40000][1] = 5 end)
+              conn:send(tostring(ok) .. " " .. tostring(why))
+            end
+            "#,
+            |config| {
+                config.limits.script_memory = 12 << 20;
+                config.limits.callback_cpu = Duration::from_secs(20);
+            },
+        )
+        .await;
+        let ann = scene.peer("ann").await;
+        assert_eq!(scene.ask(&ann, "x").await, "true nil");
+        assert_eq!(scene.ask(&ann, "fill").await, "filled");
+        let report = scene.reload("function app.on_message(conn) conn:send('new') end").await;
+        let answer = scene.ask(&ann, "x").await;
+        assert!(matches!(report.outcome, Outcome::Failed { .. }), "the scene is not set: {report:#?}");
+        assert_eq!(answer, "true nil", "{report:#?}");
+    });
+}
+
+#[test]
+fn what_a_waiting_callback_spawns_after_a_reload_still_runs() {
+    run(async {
+        let scene = Scene::of(
+            r#"
+            function app.on_message(conn)
+              relay.sleep(1)
+              relay.spawn(function() conn:send("spawned") end)
+              conn:send("ended")
+            end
+            "#,
+        )
+        .await;
+        let ann = scene.peer("ann").await;
+        ann.send("x");
+        scene.relay.settle().await;
+        scene.reloads("function app.on_message(conn) end").await;
+        scene.relay.advance(Duration::from_secs(2)).await;
+        assert_eq!(all(&ann), ["ended", "spawned"]);
+    });
+}
+
+#[test]
+fn on_close_and_on_stop_run_at_shutdown_though_a_callback_waits() {
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let _ = tracing_subscriber::fmt().with_writer(move || writer.clone()).try_init();
+    real(async {
+        let relay = support::Relay::with(
+            r#"
+            function app.on_open(conn) conn:send("in") end
+            function app.on_message(conn) conn:send("waiting") relay.sleep(50) end
+            function app.on_close() print("told of the close") end
+            function app.on_stop() print("told of the stop") end
+            "#,
+            |config| config.server.shutdown = Duration::from_secs(2),
+        )
+        .await;
+        let mut ann = relay.member("/app/x").await;
+        assert_eq!(ann.ask("x").await, "waiting");
+        relay.stop().await;
+        drop(ann);
+    });
+    let text = String::from_utf8_lossy(&lines.0.lock().unwrap()).into_owned();
+    assert!(text.contains("told of the close") && text.contains("told of the stop"), "{text}");
+}
+
+#[test]
+fn what_came_in_whole_is_handled_though_a_write_to_its_sender_fails() {
+    real(async {
+        let relay = support::Relay::with(
+            r#"
+            function app.on_open(conn) conn:join("r") conn:send("in") end
+            function app.on_message(conn, text)
+              if text == "busy" then
+                local till = os.clock() + 0.3
+                while os.clock() < till do end
+              end
+              conn:publish("r", text)
+            end
+            function app.on_close(conn, code) relay.room("r"):publish("closed " .. code) end
+            "#,
+            |config| {
+                config.server.workers = 1;
+                support::configure_app(config, |app| app.limits.callback_cpu = Duration::from_secs(20));
+            },
+        )
+        .await;
+        let mut ann = relay.member("/app/x").await;
+        let mut eve = relay.member("/app/x").await;
+        let mut bob = relay.member("/app/x").await;
+        // Unread, so that his end is a reset.
+        ann.send("unread").await;
+        assert_eq!(eve.text().await, "unread");
+        // Nobody can tell from outside that bytes lie unread in the kernel, or that the script is busy: these two
+        // pauses make that likely, and without them the test would only show less.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        ann.send("busy").await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        bob.send("last words").await;
+        drop(bob);
+        assert_eq!(eve.text().await, "busy");
+        assert_eq!(eve.text().await, "last words");
+        relay.stop().await;
+    });
+}
+
+#[test]
+fn an_old_callback_cannot_write_to_a_state_that_was_replaced() {
+    run(async {
+        let scene = Scene::of(
+            r#"
+            function app.on_open(conn) conn:join("r") conn.state.v = 1 end
+            function app.on_message(conn, text)
+              relay.sleep(1)
+              conn:send(tostring((pcall(function() conn.state.v = 2 end))))
+            end
+            "#,
+        )
+        .await;
+        let (ann, bob) = (scene.peer("ann").await, scene.peer("bob").await);
+        ann.send("x");
+        scene.relay.settle().await;
+        scene
+            .reloads(
+                r#"
+                function app.on_message(conn)
+                  for _, member in relay.room("r"):members() do member.state = { v = 7 } end
+                  conn:send("done")
+                end
+                "#,
+            )
+            .await;
+        assert_eq!(scene.ask(&bob, "x").await, "done");
+        scene.relay.advance(Duration::from_secs(2)).await;
+        assert_eq!(ann.receive_text().as_deref(), Some("false"), "a write must raise rather than be lost");
+    });
+}
+
+#[test]
+fn a_handle_of_another_instance_closes_as_the_conn_itself_does() {
+    run(async {
+        let scene = Scene::with(
+            r#"
+            function app.on_open(conn) conn:join("r") end
+            function app.on_message(conn, text)
+              if text == "slow" then relay.sleep(1) return end
+              if text:find('^test') then return relay.conn(text):close() end
+              relay.room("r"):publish("handled " .. text)
+            end
+            "#,
+            |config| config.instances = 2,
+        )
+        .await;
+        let (ann, bob) = (scene.peer("ann").await, scene.peer("bob").await);
+        ann.send("slow");
+        ann.send("later");
+        scene.relay.settle().await;
+        bob.send(ann.id());
+        scene.relay.advance(Duration::from_secs(2)).await;
+        assert!(ann.closed().is_some());
+        assert_eq!(all(&bob), Vec::<String>::new(), "none after conn:close");
+    });
+}
+
+#[test]
+fn a_module_that_a_refused_reload_has_named_is_watched_too() {
+    real(async {
+        let relay = support::Relay::with(
+            "function app.on_open(conn) conn:send('in') end function app.on_message(conn) conn:send('old') end",
+            |config| config.reload.watch = true,
+        )
+        .await;
+        let mut ann = relay.member("/app/x").await;
+        let lib = relay.folder.path().join("lib");
+        std::fs::create_dir(&lib).unwrap();
+        std::fs::write(lib.join("words.lua"), "return { hello = ").unwrap();
+        relay.edit("local words = require('lib.words') function app.on_message(conn) conn:send(words.hello) end");
+        assert!(!relay.handle.reload().await.ok());
+        assert_eq!(ann.ask("x").await, "old");
+        let ann = tokio::sync::Mutex::new(ann);
+        eventually("the corrected module to be loaded", || async {
+            // Again and again: the first time its folder may not be watched yet.
+            std::fs::write(lib.join("words.lua"), "return { hello = 'new' }").unwrap();
+            ann.lock().await.ask("x").await == "new"
+        })
+        .await;
+        relay.stop().await;
+    });
+}
+
+#[test]
+fn on_close_is_told_the_first_close() {
+    use futures_util::SinkExt;
+    use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
+
+    real(async {
+        let relay = support::Relay::of(
+            r#"
+            function app.on_open(conn) conn:join("r") conn:send("in") end
+            function app.on_message(conn, text) conn:close(4000, "mine") end
+            function app.on_close(conn, code, reason) conn:publish("r", code .. " " .. reason) end
+            "#,
+        )
+        .await;
+        let mut ann = relay.member("/app/x").await;
+        let mut bob = relay.member("/app/x").await;
+        bob.socket.feed(Message::text("x")).await.unwrap();
+        bob.socket.feed(Message::Close(Some(CloseFrame { code: 4001.into(), reason: "his".into() }))).await.unwrap();
+        bob.socket.flush().await.unwrap();
+        assert_eq!(ann.text().await, "4000 mine");
+        assert_eq!(bob.closed().await, Some((4000, "mine".to_owned())));
+        relay.stop().await;
+    });
+}
