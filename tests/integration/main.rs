@@ -8,6 +8,7 @@
 
 mod api;
 mod callbacks;
+mod command;
 mod examples;
 mod instances;
 mod promises;
