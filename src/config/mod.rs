@@ -16,6 +16,7 @@ pub use error::{ConfigError, Problem};
 mod change;
 mod restart;
 
+pub mod origin;
 pub mod pattern;
 
 mod units;

@@ -13,7 +13,7 @@ use toml::{
 };
 
 use super::{
-    App, Config, ConfigError, Limits, Origins, ShardBy, Static,
+    App, Config, ConfigError, Limits, ShardBy, Static,
     environment::{Environment, FILE, in_variable},
     error::{Problem, line_of, nearest},
     keys::{APP, LIMITS, LOG, RELOAD, SERVER, SERVER_LIMITS, STATIC, Setting, sections},
@@ -167,18 +167,7 @@ impl Reader<'_> {
     }
 
     fn app(&mut self, index: usize, span: Range<usize>, table: &DeTable, limits: &Limits) -> App {
-        let mut app = App {
-            name: String::new(),
-            path: String::new(),
-            script: PathBuf::new(),
-            instances: 1,
-            shard_by: None,
-            origins: Origins::Same,
-            subprotocols: Vec::new(),
-            settings: Plain::Table(Box::default()),
-            env: Vec::new(),
-            limits: limits.clone(),
-        };
+        let mut app = App { limits: limits.clone(), ..App::new("", "", "") };
         let address = format!("app.{index}");
         let name = table.get("name").and_then(|name| {
             let value = Value::Toml(name.get_ref());

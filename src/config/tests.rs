@@ -58,18 +58,7 @@ fn check_app(line: &str, expected: &str) {
 #[test]
 fn the_config_file_says_what_the_defaults_are() {
     let config = parse(FILE, Path::new("config.toml"), &[]).unwrap_or_else(|error| panic!("{error}"));
-    let app = App {
-        name: "chat".to_owned(),
-        path: "/chat/{room}".to_owned(),
-        script: "scripts/chat.lua".into(),
-        instances: 1,
-        shard_by: None,
-        origins: Origins::Same,
-        subprotocols: Vec::new(),
-        settings: Plain::Table(Box::default()),
-        env: Vec::new(),
-        limits: Limits::default(),
-    };
+    let app = App::new("chat", "/chat/{room}", "scripts/chat.lua");
     let page = Static { path: "/".to_owned(), folder: "scripts/page".into() };
     let expected = Config {
         file: Some("config.toml".into()),

@@ -16,6 +16,7 @@ use tracing_subscriber::EnvFilter;
 use super::{
     Listen, LogFormat, Origins, ShardBy,
     error::nearest,
+    origin::Origin,
     parse_duration, parse_size,
     pattern::PathPattern,
     units::{show_duration, show_size},
@@ -411,39 +412,7 @@ fn origin(given: &Given) -> Result<String, Wrong> {
     if !authority.is_ascii() {
         return Err(wanted().hint("browsers write other alphabets in punycode: https://xn--bcher-kva.example"));
     }
-    let (host, port) = host_and_port(authority).ok_or_else(wanted)?;
-    Ok(match (scheme.as_str(), port) {
-        (_, None) | ("http", Some(80)) | ("https", Some(443)) => format!("{scheme}://{host}"),
-        (_, Some(port)) => format!("{scheme}://{host}:{port}"),
-    })
-}
-
-/// The host in lower case, an IPv6 address in its shortest form, and the port.
-fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(rest) => {
-            let (address, rest) = rest.split_once(']')?;
-            let address: Ipv6Addr = address.parse().ok()?;
-            let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) };
-            (format!("[{address}]"), port)
-        }
-        None => {
-            let (host, port) = match authority.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (authority, None),
-            };
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-            if host.is_empty() || !host.chars().all(plain) {
-                return None;
-            }
-            (host.to_ascii_lowercase(), port)
-        }
-    };
-    match port {
-        None => Some((host, None)),
-        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Some((host, Some(digits.parse().ok()?))),
-        Some(_) => None,
-    }
+    Origin::parse(text).map(|origin| origin.to_string()).ok_or_else(wanted)
 }
 
 pub fn subprotocols(given: &Given) -> Result<Vec<String>, Wrong> {

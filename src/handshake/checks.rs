@@ -3,9 +3,9 @@
 use super::{
     answer::{Answer, text, with},
     forwarded::Sender,
-    origin::{Allowed, Origin},
+    origin::Allowed,
 };
-use crate::wire;
+use crate::{config::origin::Origin, wire};
 use hyper::{
     HeaderMap, Method, StatusCode, Version,
     header::{

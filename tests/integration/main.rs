@@ -16,5 +16,6 @@ mod regression;
 mod reload;
 
 mod runaway;
+mod scene;
 mod sockets;
 mod support;

@@ -2,66 +2,19 @@
 
 use std::{
     future::Future,
-    path::PathBuf,
     sync::{Arc, Mutex, mpsc},
     time::Duration,
 };
 
-use crate::support::{self, eventually, module, real};
+use crate::{
+    scene::Scene,
+    support::{self, eventually, module, real},
+};
 use moonwire::{
     config,
-    harness::{Peer, Relay, alone, app, check, resident, run},
-    reload::report::{AppReport, Outcome},
+    harness::{Peer, alone, check, resident, run},
+    reload::report::Outcome,
 };
-
-/// A relay whose script can be edited.
-struct Scene {
-    relay: Relay,
-    script: PathBuf,
-    _folder: tempfile::TempDir,
-}
-
-impl Scene {
-    async fn of(body: &str) -> Scene {
-        Scene::with(body, |_| ()).await
-    }
-
-    async fn with(body: &str, configure: impl FnOnce(&mut config::App)) -> Scene {
-        let folder = tempfile::tempdir().unwrap();
-        let script = folder.path().join("app.lua");
-        std::fs::write(&script, module(body)).unwrap();
-        let mut config = app("app", &script);
-        configure(&mut config);
-        let relay = Relay::start(config).await.unwrap_or_else(|report| panic!("{report:#?}"));
-        Scene { relay, script, _folder: folder }
-    }
-
-    async fn peer(&self, name: &str) -> Peer {
-        let peer = self.relay.connect(&format!("/app/lobby?name={name}")).await.unwrap();
-        self.relay.settle().await;
-        peer
-    }
-
-    fn edit(&self, body: &str) {
-        std::fs::write(&self.script, module(body)).unwrap();
-    }
-
-    async fn reload(&self, body: &str) -> AppReport {
-        self.edit(body);
-        self.relay.reload().await
-    }
-
-    async fn reloads(&self, body: &str) {
-        let report = self.reload(body).await;
-        assert!(matches!(report.outcome, Outcome::Reloaded { .. }), "{report:#?}");
-    }
-
-    async fn ask(&self, peer: &Peer, text: &str) -> String {
-        peer.send(text);
-        self.relay.settle().await;
-        peer.receive_text().unwrap_or_else(|| "nothing".to_owned())
-    }
-}
 
 fn all(peer: &Peer) -> Vec<String> {
     std::iter::from_fn(|| peer.receive_text()).collect()

@@ -1,73 +1,13 @@
 //! Reload, without a socket: what a new generation gets, what an old one may still do, and what refuses one.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use moonwire::{
-    config,
-    harness::{Peer, Relay, alone, app, resident, run},
-    reload::report::{AppReport, Outcome},
+    harness::{Relay, alone, app, resident, run},
+    reload::report::Outcome,
 };
 
-/// A relay whose script can be edited.
-struct Scene {
-    relay: Relay,
-    script: PathBuf,
-    _folder: tempfile::TempDir,
-}
-
-fn module(body: &str) -> String {
-    format!("local app = {{}}\n{body}\nreturn app\n")
-}
-
-impl Scene {
-    async fn of(body: &str) -> Scene {
-        Scene::with(body, |_| ()).await
-    }
-
-    async fn with(body: &str, configure: impl FnOnce(&mut config::App)) -> Scene {
-        let folder = tempfile::tempdir().unwrap();
-        let script = folder.path().join("app.lua");
-        std::fs::write(&script, module(body)).unwrap();
-        let mut config = app("app", &script);
-        configure(&mut config);
-        let relay = Relay::start(config).await.unwrap_or_else(|report| panic!("{report:#?}"));
-        Scene { relay, script, _folder: folder }
-    }
-
-    async fn peer(&self, name: &str) -> Peer {
-        let peer = self.relay.connect(&format!("/app/lobby?name={name}")).await.unwrap();
-        self.relay.settle().await;
-        peer
-    }
-
-    fn edit(&self, body: &str) {
-        std::fs::write(&self.script, module(body)).unwrap();
-    }
-
-    async fn reloads(&self, body: &str) {
-        self.edit(body);
-        let report = self.relay.reload().await;
-        assert!(matches!(report.outcome, Outcome::Reloaded { .. }), "{report:#?}");
-    }
-
-    async fn refuses(&self, body: &str) -> String {
-        self.edit(body);
-        error_of(self.relay.reload().await)
-    }
-
-    async fn ask(&self, peer: &Peer, text: &str) -> String {
-        peer.send(text);
-        self.relay.settle().await;
-        peer.receive_text().unwrap_or_else(|| "nothing".to_owned())
-    }
-}
-
-fn error_of(report: AppReport) -> String {
-    match report.outcome {
-        Outcome::Failed { error, .. } => error.message,
-        other => panic!("it did not fail: {other:?}"),
-    }
-}
+use crate::scene::{Scene, error_of};
 
 #[test]
 fn new_code_handles_the_next_message_with_the_state_that_was() {
