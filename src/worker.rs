@@ -60,13 +60,18 @@ pub enum WorkerOrder {
 
 /// An upgraded connection on its way to the worker of its instance.
 pub struct Adoption {
-    pub stream: StdStream,
-    pub read: Bytes,
-    pub instance: u16,
-    pub request: Request,
-    pub admission: Admission,
-    pub permit: Permit,
-    pub counted: Counted,
+    stream: StdStream,
+    joining: Joining,
+}
+
+/// What an instance is to know of a connection that joins it.
+struct Joining {
+    read: Bytes,
+    instance: u16,
+    request: Request,
+    admission: Admission,
+    permit: Permit,
+    counted: Counted,
 }
 
 /// The way to a worker, from any thread.
@@ -210,7 +215,7 @@ async fn serve(setup: WorkerSetup) {
     while let Some(order) = orders.recv().await {
         match order {
             WorkerOrder::Accept(accepted) => worker.spawn(|worker| worker.accept(accepted)),
-            WorkerOrder::Adopt(adoption) => worker.spawn(|worker| worker.adopt(adoption)),
+            WorkerOrder::Adopt(adoption) => worker.adopt(*adoption),
             WorkerOrder::Site(config) => *worker.site.borrow_mut() = Rc::new(Site::new(config)),
             WorkerOrder::Close { spread, done } => {
                 worker.open.set(false);
@@ -256,64 +261,43 @@ impl Worker {
         }
     }
 
-    /// Brings an upgraded connection to its instance, wherever that lives. It goes on in a task of its own: the one of
-    /// its handshake is several times as large.
+    /// Brings an upgraded connection to its instance, wherever that lives.
     fn upgraded(self: Rc<Worker>, site: &Site, upgraded: Upgraded) {
-        let apps = self.apps.clone();
-        let app = &apps[upgraded.app];
+        let app = &self.apps[upgraded.app];
         let config = &site.config().apps[upgraded.app];
         let user = match &upgraded.admission {
             Admission::Open { identity, .. } => identity.as_ref().map(|identity| identity.id.as_str()),
             Admission::Close { .. } => None,
         };
         let instance: &InstanceHandle = app.instance_for(config.shard_by.as_ref(), &upgraded.request, user);
+        let Upgraded { stream, read, request, admission, permit, .. } = upgraded;
         let counted = instance.count_one();
+        let joining = Joining { read, instance: instance.number, request, admission, permit, counted };
         if instance.worker == self.index {
-            let Upgraded { stream, read, request, admission, permit, .. } = upgraded;
-            let instance = instance.number;
-            return self.spawn(|worker| worker.connect(stream, read, instance, request, admission, permit, counted));
+            return self.connect(stream, joining);
         }
-        let worker = &self.workers[instance.worker];
-        match upgraded.stream.into_std() {
+        match stream.into_std() {
             Ok(stream) => {
-                let adoption = Adoption {
-                    stream,
-                    read: upgraded.read,
-                    instance: instance.number,
-                    request: upgraded.request,
-                    admission: upgraded.admission,
-                    permit: upgraded.permit,
-                    counted,
-                };
-                worker.tell(WorkerOrder::Adopt(Box::new(adoption)));
+                self.workers[instance.worker].tell(WorkerOrder::Adopt(Box::new(Adoption { stream, joining })));
             }
             Err(error) => tracing::warn!(%error, "a connection could not move to the worker of its instance"),
         }
     }
 
-    async fn adopt(self: Rc<Worker>, adoption: Box<Adoption>) {
-        let Adoption { stream, read, instance, request, admission, permit, counted } = *adoption;
-        match Stream::from_std(stream) {
-            Ok(stream) => self.connect(stream, read, instance, request, admission, permit, counted).await,
+    fn adopt(self: &Rc<Worker>, adoption: Adoption) {
+        match Stream::from_std(adoption.stream) {
+            Ok(stream) => self.connect(stream, adoption.joining),
             Err(error) => tracing::warn!(%error, "a connection could not be taken over by its worker"),
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "each is a part of one upgraded connection")]
-    async fn connect(
-        self: Rc<Worker>,
-        stream: Stream,
-        read: Bytes,
-        instance: u16,
-        request: Request,
-        admission: Admission,
-        mut permit: Permit,
-        _counted: Counted,
-    ) {
+    /// Lets a connection into its instance. Its task is small: what was needed only until here does not stay in it.
+    fn connect(self: &Rc<Worker>, stream: Stream, joining: Joining) {
+        let Joining { read, instance, request, admission, mut permit, counted } = joining;
         permit.admitted();
         let instance = self.instances[&instance].clone();
-        let limits = instance.app().limits.clone();
-        let outbox = Rc::new(Outbox::new(limits.outbox, self.links.dirty()));
+        let app = instance.app();
+        let outbox = Rc::new(Outbox::new(app.limits.outbox, self.links.dirty()));
         let link = Rc::new(Link::new(stream, outbox.clone()));
         let token = self.links.add(link.clone());
         let home = match admission {
@@ -325,8 +309,12 @@ impl Worker {
                 None
             }
         };
-        let _end = End { links: self.links.clone(), token, home: home.clone() };
-        connection::run(self.links.clone(), link, home, limits, read).await;
+        let end = End { links: self.links.clone(), token, home: home.clone(), _permit: permit, _counted: counted };
+        let connection = connection::Connection::new(self.links.clone(), link, home, app, read);
+        self.spawn(|_| async move {
+            let _end = end;
+            connection.run().await;
+        });
     }
 
     fn open(
@@ -379,6 +367,8 @@ struct End {
     links: Rc<Links>,
     token: usize,
     home: connection::Home,
+    _permit: Permit,
+    _counted: Counted,
 }
 
 impl Drop for End {

@@ -176,6 +176,14 @@ impl Instance {
         self.app.borrow().clone()
     }
 
+    /// Brings `app` up to what the running generation has, if that is another.
+    pub fn refresh_app(&self, app: &mut Arc<config::App>) {
+        let current = self.app.borrow();
+        if !Arc::ptr_eq(app, &current) {
+            *app = current.clone();
+        }
+    }
+
     /// The running generation's number; 0 before the first.
     pub fn generation(&self) -> u64 {
         self.current.borrow().as_ref().map_or(0, |generation| generation.number())

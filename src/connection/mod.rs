@@ -9,6 +9,7 @@ use std::{
     future::{Future, poll_fn},
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -17,7 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::{
     app::{Instance, Lane},
-    config::Limits,
+    config,
     wire::{self, Decoder, DecoderLimits, Event, Input},
 };
 
@@ -27,34 +28,13 @@ const TURN_MESSAGES: usize = 32;
 /// The lane that a connection's messages go to. A peer that is upgraded only to be closed has none.
 pub type Home = Option<(Rc<Instance>, Rc<Lane>)>;
 
-/// Serves a connection until its transport ends. `read` is what came behind the handshake.
-pub async fn run(links: Rc<Links>, link: Rc<Link>, home: Home, limits: Limits, read: Bytes) {
-    let now = Instant::now();
-    let mut task = Task {
-        decoder: Decoder::new(),
-        decoding: true,
-        pending: read.to_vec(),
-        told: false,
-        half_closed: false,
-        close_deadline: None,
-        partial_since: None,
-        heard: now,
-        pinged: None,
-        paused: false,
-        messages: Rate { left: limits.message_rate as f64, since: now },
-        links,
-        link,
-        home,
-        limits,
-    };
-    task.run().await;
-}
-
-struct Task {
+/// A connection's task, from the 101 to the end of its transport.
+pub struct Connection {
     links: Rc<Links>,
     link: Rc<Link>,
     home: Home,
-    limits: Limits,
+    /// The app as of the generation that handled the last message, for its limits.
+    app: Arc<config::App>,
     decoder: Decoder,
     /// Nothing is decoded after a close frame or a fault: what still comes is read and discarded.
     decoding: bool,
@@ -89,8 +69,31 @@ enum Happened {
     Late,
 }
 
-impl Task {
-    async fn run(&mut self) {
+impl Connection {
+    /// `read` is what came behind the handshake.
+    pub fn new(links: Rc<Links>, link: Rc<Link>, home: Home, app: Arc<config::App>, read: Bytes) -> Connection {
+        let now = Instant::now();
+        Connection {
+            links,
+            link,
+            home,
+            decoder: Decoder::new(),
+            decoding: true,
+            pending: read.to_vec(),
+            told: false,
+            half_closed: false,
+            close_deadline: None,
+            partial_since: None,
+            heard: now,
+            pinged: None,
+            paused: false,
+            messages: Rate { left: app.limits.message_rate as f64, since: now },
+            app,
+        }
+    }
+
+    /// Serves the connection until its transport ends.
+    pub async fn run(mut self) {
         let mut timer = Box::pin(tokio::time::sleep_until(self.deadline()));
         loop {
             self.take_turn_of_pending().await;
@@ -105,7 +108,7 @@ impl Task {
                 Happened::Read(count) => {
                     self.heard = Instant::now();
                     self.pinged = None;
-                    self.refresh_limits();
+                    self.refresh_app();
                     let links = self.links.clone();
                     let mut buffer = links.lend_buffer();
                     self.turn(&mut buffer[..count]);
@@ -141,12 +144,9 @@ impl Task {
         self.paused = !self.may_read();
     }
 
-    fn refresh_limits(&mut self) {
+    fn refresh_app(&mut self) {
         if let Some((instance, _)) = &self.home {
-            let app = instance.app();
-            if app.limits != self.limits {
-                self.limits = app.limits.clone();
-            }
+            instance.refresh_app(&mut self.app);
         }
     }
 
@@ -165,11 +165,11 @@ impl Task {
         let outbox = self.link.outbox.clone();
         if self.link.is_broken() {
             // What came in whole before is still there to be read.
-            self.close_deadline.get_or_insert_with(|| Instant::now() + self.limits.close_timeout);
+            self.close_deadline.get_or_insert_with(|| Instant::now() + self.app.limits.close_timeout);
             return false;
         }
         if let Some((code, reason)) = outbox.close_code() {
-            self.close_deadline.get_or_insert_with(|| Instant::now() + self.limits.close_timeout);
+            self.close_deadline.get_or_insert_with(|| Instant::now() + self.app.limits.close_timeout);
             self.tell(code, reason);
             if code == wire::ABNORMAL {
                 return true;
@@ -240,14 +240,14 @@ impl Task {
             return deadline;
         }
         let mut deadline = match self.pinged {
-            Some(pinged) => pinged + self.limits.pong_timeout,
-            None => self.heard + self.limits.ping_interval,
+            Some(pinged) => pinged + self.app.limits.pong_timeout,
+            None => self.heard + self.app.limits.ping_interval,
         };
         if self.paused {
-            deadline = Instant::now() + self.limits.ping_interval;
+            deadline = Instant::now() + self.app.limits.ping_interval;
         }
         match self.partial_since {
-            Some(since) if !self.paused => deadline.min(since + self.limits.message_timeout),
+            Some(since) if !self.paused => deadline.min(since + self.app.limits.message_timeout),
             _ => deadline,
         }
     }
@@ -257,10 +257,10 @@ impl Task {
         if self.close_deadline.is_some() {
             return false;
         }
-        if self.partial_since.is_some_and(|since| since + self.limits.message_timeout <= now) {
+        if self.partial_since.is_some_and(|since| since + self.app.limits.message_timeout <= now) {
             let reason = format!(
                 "a message took longer than limits.message_timeout ({} s)",
-                self.limits.message_timeout.as_secs_f64()
+                self.app.limits.message_timeout.as_secs_f64()
             );
             self.link.outbox.close(wire::POLICY, &reason);
             self.decoding = false;
@@ -287,7 +287,7 @@ impl Task {
         if !self.decoding {
             return;
         }
-        let limits = DecoderLimits { message: self.limits.message, fragments: self.limits.fragments };
+        let limits = DecoderLimits { message: self.app.limits.message, fragments: self.app.limits.fragments };
         let mut input = Input::new(bytes);
         let mut messages = 0;
         loop {
@@ -300,10 +300,10 @@ impl Task {
                 Ok(None) => break,
                 Ok(Some(Event::Message { data, binary })) => {
                     messages += 1;
-                    if self.limits.message_rate > 0 && !self.messages.take(self.limits.message_rate as f64) {
+                    if self.app.limits.message_rate > 0 && !self.messages.take(self.app.limits.message_rate as f64) {
                         let reason = format!(
                             "more messages than limits.message_rate ({} each second)",
-                            self.limits.message_rate
+                            self.app.limits.message_rate
                         );
                         self.link.outbox.close(wire::POLICY, &reason);
                         self.decoding = false;
