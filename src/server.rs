@@ -241,7 +241,7 @@ impl Server {
     /// Closes every connection, runs `on_close` for each, then `on_stop`.
     async fn close(&self) {
         let config = self.inside.config();
-        let (spread, grace) = (config.server.shutdown / 4, (config.server.shutdown / 2).min(config.reload.drain));
+        let (spread, grace) = (config.server.shutdown / 4, config.server.shutdown / 2);
         let mut closing = Vec::new();
         for worker in self.inside.workers.iter() {
             let (done, closed) = oneshot::channel();
@@ -290,7 +290,21 @@ impl Inside {
 impl Handle {
     /// Takes over what has changed: the configuration, then every app. The outcome is logged.
     pub async fn reload(&self) -> Report {
-        let inside = &self.0;
+        let inside = self.0.clone();
+        // A task of its own: once begun it ends, even if whoever asked has gone.
+        match tokio::spawn(async move { inside.reload().await }).await {
+            Ok(report) => report,
+            Err(error) => {
+                tracing::error!("a reload ended early: {error}");
+                Report::default()
+            }
+        }
+    }
+}
+
+impl Inside {
+    async fn reload(&self) -> Report {
+        let inside = self;
         let _one = inside.reloading.lock().await;
         let running = inside.config();
         let mut report = Report::default();
@@ -331,7 +345,12 @@ impl Inside {
                 next.apps[place] = running.apps[place].clone();
                 let prefix = format!("app.{}.", app.app);
                 if let Some(config) = &mut report.config {
+                    let before = config.applied.len();
                     config.applied.retain(|name| !name.starts_with(&prefix));
+                    if config.applied.len() < before {
+                        let why = format!("what changed for `{}` is not in force: its script fails with it", app.app);
+                        config.error.get_or_insert(why);
+                    }
                 }
             }
         }

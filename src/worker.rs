@@ -300,7 +300,13 @@ impl Worker {
         let outbox = Rc::new(Outbox::new(app.limits.outbox, self.links.dirty()));
         let link = Rc::new(Link::new(stream, outbox.clone()));
         let token = self.links.add(link.clone());
+        let late = !self.open.get() || instance.is_stopping();
         let home = match admission {
+            _ if late => {
+                // It came in while the others were being closed: no callback of it has run, and none will.
+                outbox.close(wire::RESTART, "the relay is stopping");
+                None
+            }
             Admission::Open { identity, subprotocol } => {
                 Some(self.open(&instance, request, identity, subprotocol, outbox))
             }
@@ -325,10 +331,6 @@ impl Worker {
         subprotocol: Option<String>,
         outbox: Rc<Outbox>,
     ) -> (Rc<Instance>, Rc<crate::app::Lane>) {
-        if !self.open.get() {
-            // It came in while the others were being closed.
-            outbox.close(wire::RESTART, "the relay is stopping");
-        }
         let lane = instance.open(request, identity, subprotocol, outbox);
         (instance.clone(), lane)
     }

@@ -36,7 +36,7 @@ pub fn bind_unix(path: &Path) -> Result<(StdUnixListener, SocketFile), BindError
     let fail = |why| BindError { listen: path.display().to_string(), why };
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Err(fail(Why::NotASocket)),
-        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => match connect_at_once(path) {
             Ok(_) => return Err(fail(Why::InUse)),
             // Nobody listens: it was left behind by a process that did not end well.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -61,6 +61,13 @@ pub fn bind_unix(path: &Path) -> Result<(StdUnixListener, SocketFile), BindError
         io::ErrorKind::NotFound => fail(Why::NoFolder),
         _ => BindError::new(path.display(), error),
     })
+}
+
+/// Without waiting for a place in the backlog: that its listener is busy says enough.
+fn connect_at_once(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&socket2::SockAddr::unix(path)?)
 }
 
 /// The file of a unix socket, removed with its listener if it is still the one that was made.

@@ -227,6 +227,34 @@ impl Permit {
         }
     }
 
+    /// A handshake behind plain requests is as pending as any. Refused, it stays where it was.
+    pub fn pending_again(&mut self) -> Result<(), OverLimit> {
+        if self.pending {
+            return Ok(());
+        }
+        let mut state = self.gate.lock();
+        let (limit, of_address) = (state.caps.pending_handshakes, state.caps.pending_handshakes_per_address);
+        let held = self.address.and_then(|address| state.addresses.get(&address)).map_or(0, |held| held.pending);
+        let over = if state.counts.pending >= limit {
+            Some(OverLimit::PendingHandshakes(limit))
+        } else if of_address > 0 && held >= of_address {
+            Some(OverLimit::PendingHandshakesPerAddress(of_address))
+        } else {
+            None
+        };
+        if let Some(over) = over {
+            state.refuse(over);
+            return Err(over);
+        }
+        state.counts.open -= 1;
+        state.counts.pending += 1;
+        if let Some(held) = self.address.and_then(|address| state.addresses.get_mut(&address)) {
+            held.pending += 1;
+        }
+        self.pending = true;
+        Ok(())
+    }
+
     /// Counts it under the address that a trusted proxy forwards. Refused, it stays where it was.
     pub fn readdress(&mut self, ip: IpAddr) -> Result<(), OverLimit> {
         let mut state = self.gate.lock();

@@ -55,6 +55,11 @@ impl Generation {
         self.changed.notify_waiters();
     }
 
+    /// Takes an end back, for what is to run after it.
+    pub fn go_on(&self) {
+        self.ended.take();
+    }
+
     pub fn has_ended(&self) -> bool {
         self.ended.borrow().is_some()
     }

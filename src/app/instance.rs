@@ -136,6 +136,7 @@ pub struct Instance {
     /// Told each time a connection is gone.
     emptied: Notify,
     rebuilding: Cell<bool>,
+    stopping: Cell<bool>,
     /// One change of generation at a time: held from a preparation to its commit or release, and by a rebuild.
     switching: Arc<tokio::sync::Mutex<()>>,
     switch: RefCell<Option<OwnedMutexGuard<()>>>,
@@ -158,6 +159,7 @@ impl Instance {
             deferred: RefCell::default(),
             emptied: Notify::new(),
             rebuilding: Cell::new(false),
+            stopping: Cell::new(false),
             switching: Arc::default(),
             switch: RefCell::default(),
         })
@@ -499,6 +501,9 @@ impl Instance {
                     self.after(&generation, job, ran);
                     if let Some(lane) = lane {
                         self.go_on(&lane);
+                        if generation.replaced.get() && !lane.busy.get() && !lane.conn.is_gone() {
+                            self.bring_up(&self.current(), &lane); // the last thing that kept it there
+                        }
                     }
                     break;
                 }
@@ -643,7 +648,7 @@ impl Instance {
     /// A VM that is full for good: the running one is built anew, an older one ends.
     fn out_of_memory(&self, generation: &Rc<Generation>) {
         if Rc::ptr_eq(generation, &self.current()) {
-            self.rebuild();
+            self.rebuild(generation);
         } else {
             generation
                 .end(format!("cancelled: generation {} is out of memory (limits.script_memory)", generation.number()));
@@ -760,10 +765,10 @@ impl Instance {
         }
     }
 
-    /// Drops what was prepared; the running generation goes on.
+    /// Drops what was prepared; the running generation goes on. Where the preparation failed there is nothing to undo.
     pub fn release(&self) {
+        let Some(_switch) = self.switch.take() else { return };
         self.prepared.take();
-        self.switch.take();
         let current = self.current.borrow().clone();
         if let Some(current) = current {
             current.vm.thaw_state();
@@ -773,8 +778,13 @@ impl Instance {
 
     /// Switches to what was prepared.
     pub fn commit(&self) {
-        let Some(vm) = self.prepared.take() else { return self.release() };
-        self.switch.take();
+        let Some(_switch) = self.switch.take() else { return };
+        if let Some(vm) = self.prepared.take() {
+            self.switch_to(vm);
+        }
+    }
+
+    fn switch_to(&self, vm: Vm) {
         *self.app.borrow_mut() = vm.plan().app.clone();
         let limits = &vm.plan().app.limits;
         self.hub.set_limits(limits.rooms_per_connection, limits.room_name);
@@ -858,57 +868,64 @@ impl Instance {
         self.old.borrow_mut().append(&mut old);
     }
 
-    /// Builds the running generation anew in a fresh VM, after it ran out of memory for good.
-    fn rebuild(&self) {
+    /// Builds a generation anew in a fresh VM, after it ran out of memory for good.
+    fn rebuild(&self, full: &Rc<Generation>) {
         if self.rebuilding.replace(true) {
             return;
         }
-        let instance = self.me();
+        let (instance, full) = (self.me(), full.clone());
         tokio::task::spawn_local(async move {
-            let switch = instance.switching.clone().lock_owned().await;
-            *instance.switch.borrow_mut() = Some(switch);
+            let _switch = instance.switching.clone().lock_owned().await;
+            instance.rebuilding.set(false);
+            // A reload may have replaced it meanwhile.
+            if !Rc::ptr_eq(&full, &instance.current()) {
+                return;
+            }
             instance.held.set(true);
-            let current = instance.current();
-            let plan = Plan { previous: Some((current.number(), current.vm.version())), ..current.vm.plan().clone() };
+            let plan = Plan { previous: Some((full.number(), full.vm.version())), ..full.vm.plan().clone() };
             let app = plan.app.name.clone();
             match Vm::load(&instance.home, plan).await {
                 Ok(vm) => {
-                    let carried =
-                        current.vm.freeze_state().and_then(|state| vm.set_state(&state, current.vm.version()));
-                    match carried {
-                        Ok(()) => tracing::warn!(
-                            app,
-                            "a script was out of memory (limits.script_memory): it goes on in a fresh VM, with its state"
-                        ),
-                        Err(error) => {
-                            tracing::error!(
-                                app,
-                                "a script was out of memory (limits.script_memory), and relay.state does not fit either: it is reset ({error})"
-                            );
-                            if let Err(error) = vm.set_state(&Vm::empty_state(), vm.version()) {
-                                tracing::error!(app, "and even an empty state could not be set: {error}");
-                            }
-                        }
-                    }
-                    *instance.prepared.borrow_mut() = Some(vm);
-                    instance.commit();
+                    instance.carry_state(&full, &vm);
+                    instance.switch_to(vm);
                 }
                 Err(error) => {
                     tracing::error!(
                         app,
                         "a script was out of memory (limits.script_memory), and cannot be loaded again: {error}"
                     );
-                    instance.release();
+                    instance.free();
                 }
             }
-            instance.rebuilding.set(false);
         });
+    }
+
+    /// Carries `relay.state` from a VM that is out of memory to a fresh one, or says that it could not.
+    fn carry_state(&self, full: &Generation, vm: &Vm) {
+        let app = &vm.plan().app.name;
+        match full.vm.freeze_state().and_then(|state| vm.set_state(&state, full.vm.version())) {
+            Ok(()) => tracing::warn!(
+                app,
+                "a script was out of memory (limits.script_memory): it goes on in a fresh VM, with its state"
+            ),
+            Err(error) => {
+                tracing::error!(
+                    app,
+                    "a script was out of memory (limits.script_memory), and relay.state does not fit either: it is reset \
+                     ({error})"
+                );
+                if let Err(error) = vm.set_state(&Vm::empty_state(), vm.version()) {
+                    tracing::error!(app, "and even an empty state could not be set: {error}");
+                }
+            }
+        }
     }
 
     // ── the end ──
 
     /// Waits until every connection is gone, then runs `on_stop`. Callbacks that wait longer than `grace` are cancelled.
     async fn stop(&self, reason: String, grace: Duration) {
+        self.stopping.set(true);
         let instance = self.me();
         tokio::task::spawn_local(async move {
             tokio::time::sleep(grace).await;
@@ -926,11 +943,17 @@ impl Instance {
         self.until_free().await;
         let Some(generation) = self.current.borrow().clone() else { return };
         if let Some(on_stop) = generation.vm.callback("on_stop").cloned() {
+            generation.go_on(); // what was cancelled is over, and this one may wait
             let (done, ended) = oneshot::channel();
             let ran = generation.vm.call(&on_stop, reason, None);
             self.after(&generation, Job::Plain { callback: "on_stop", done: Some(done) }, ran);
             let _ = ended.await;
         }
+    }
+
+    /// Whether nobody is let in any more.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
     }
 
     /// The connections that are here, for a shutdown.

@@ -158,8 +158,14 @@ impl Bus {
     /// Queues `message` for the instance at `place`; false only once that worker has stopped.
     pub fn send(&self, place: u16, message: BusMessage) -> bool {
         let (number, post) = &self.members[usize::from(place)];
-        post.load.bytes.fetch_add(message.bytes(), Ordering::Relaxed);
-        post.letters.send(Letter { to: *number, message }).is_ok()
+        let bytes = message.bytes();
+        post.load.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let sent = post.letters.send(Letter { to: *number, message }).is_ok();
+        if !sent {
+            // Nobody will take it out again, and those who wait for it to drain must not wait for ever.
+            post.load.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        sent
     }
 
     /// Resolves once no worker of this app is crowded; those who read sockets wait for it.

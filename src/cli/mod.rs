@@ -84,8 +84,8 @@ Examples:
   moonwire check --format json | jq .problems";
 
 const RELOAD_EXAMPLES: &str = "\
-Exit status: 0 when everything that had changed is in force; 1 when a script was refused (the old one goes on
-serving) or no relay is running; 2 when the config has a mistake.
+Exit status: 0 when everything that had changed is in force, but for what needs a restart, which is named; 1 when a
+script was refused (the old one goes on serving) or no relay is running; 2 when the config has a mistake.
 
 Examples:
   moonwire reload

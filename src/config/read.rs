@@ -24,6 +24,9 @@ use super::{
 };
 use crate::plain::Plain;
 
+/// An instance's number is part of each connection's id.
+const INSTANCES_MAX: usize = 65_535;
+
 /// The problems of a file that is no TOML are often one mistake.
 const SYNTAX_PROBLEMS_MAX: usize = 3;
 
@@ -246,8 +249,15 @@ impl Reader<'_> {
         if limits.bus < limits.bus_pause {
             self.contradiction("limits.bus", "must not be less than", "limits.bus_pause");
         }
+        let mut instances = 0;
         for (index, app) in config.apps.iter().enumerate() {
             self.check_app(index, app, &config.apps[..index]);
+            instances += app.instances;
+            if instances > INSTANCES_MAX && instances - app.instances <= INSTANCES_MAX {
+                let message =
+                    format!("app.instances: all apps together must have at most {INSTANCES_MAX}, got {instances}");
+                self.tell_at(&format!("app.{index}.instances"), message, None);
+            }
         }
         for (index, each) in config.statics.iter().enumerate() {
             let path = each.path.trim_end_matches('/');

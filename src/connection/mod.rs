@@ -48,8 +48,8 @@ pub struct Connection {
     heard: Instant,
     /// When the ping was sent that nothing has answered yet.
     pinged: Option<Instant>,
-    /// It reads nothing for now, and so cannot hear the peer.
-    paused: bool,
+    /// Why it reads nothing for now, and so cannot hear the peer.
+    paused: Option<Pause>,
     messages: Rate,
 }
 
@@ -57,6 +57,15 @@ pub struct Connection {
 struct Rate {
     left: f64,
     since: Instant,
+}
+
+/// Why a connection is not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    /// Its inbox is full.
+    Inbox,
+    /// A worker of its app has more waiting than `limits.bus_pause`.
+    Bus,
 }
 
 enum Happened {
@@ -86,7 +95,7 @@ impl Connection {
             partial_since: None,
             heard: now,
             pinged: None,
-            paused: false,
+            paused: None,
             messages: Rate { left: app.limits.message_rate as f64, since: now },
             app,
         }
@@ -127,21 +136,30 @@ impl Connection {
         }
     }
 
-    /// Handles what was read before, when it may go on.
+    /// Handles what was read before, as far as it may, and finds out whether more may be read.
     async fn take_turn_of_pending(&mut self) {
-        while !self.pending.is_empty() && self.may_read() {
+        loop {
+            // Asked once: a bus that drains just now must not let new bytes overtake the pending ones.
+            let pause = self.must_pause();
+            if pause.is_some() || self.pending.is_empty() {
+                self.pause(pause);
+                return;
+            }
             let mut bytes = std::mem::take(&mut self.pending);
             self.turn(&mut bytes);
             if !self.pending.is_empty() {
                 tokio::task::yield_now().await;
             }
         }
-        if self.paused && self.may_read() {
+    }
+
+    fn pause(&mut self, pause: Option<Pause>) {
+        if self.paused.is_some() && pause.is_none() {
             // The peer could not be heard meanwhile: its time begins anew.
             self.heard = Instant::now();
             self.pinged = self.pinged.map(|_| self.heard);
         }
-        self.paused = !self.may_read();
+        self.paused = pause;
     }
 
     fn refresh_app(&mut self) {
@@ -150,13 +168,15 @@ impl Connection {
         }
     }
 
-    /// Whether more is to be read: not while the inbox is full or a worker of the app is crowded.
-    fn may_read(&self) -> bool {
-        match &self.home {
-            Some((instance, lane)) if self.decoding && !self.told => {
-                !instance.is_full(lane) && !instance.hub().bus().is_crowded()
-            }
-            _ => true, // what comes is discarded
+    /// Why nothing more is to be read or handled, if it is not.
+    fn must_pause(&self) -> Option<Pause> {
+        let (instance, lane) = self.home.as_ref().filter(|_| self.decoding && !self.told)?; // else what comes is discarded
+        if instance.is_full(lane) {
+            Some(Pause::Inbox)
+        } else if instance.hub().bus().is_crowded() {
+            Some(Pause::Bus)
+        } else {
+            None
         }
     }
 
@@ -198,14 +218,17 @@ impl Connection {
     async fn next(&self, timer: &mut Pin<Box<Sleep>>) -> Happened {
         let woken = self.link.wake.notified();
         tokio::pin!(woken);
-        if !self.paused {
-            return poll_fn(|cx| self.poll_next(cx, timer, woken.as_mut())).await;
-        }
-        let Some((instance, lane)) = &self.home else { unreachable!("only one with an inbox pauses") };
-        tokio::select! {
-            happened = poll_fn(|cx| self.poll_next(cx, timer, woken.as_mut())) => happened,
-            () = lane.drained.notified() => Happened::Woken,
-            () = instance.hub().bus().uncrowded(), if instance.hub().bus().is_crowded() => Happened::Woken,
+        let happened = poll_fn(|cx| self.poll_next(cx, timer, woken.as_mut()));
+        match (&self.paused, &self.home) {
+            (Some(Pause::Inbox), Some((_, lane))) => tokio::select! {
+                happened = happened => happened,
+                () = lane.drained.notified() => Happened::Woken,
+            },
+            (Some(Pause::Bus), Some((instance, _))) => tokio::select! {
+                happened = happened => happened,
+                () = instance.hub().bus().uncrowded() => Happened::Woken,
+            },
+            _ => happened.await,
         }
     }
 
@@ -218,7 +241,7 @@ impl Connection {
         if woken.poll(cx).is_ready() {
             return Poll::Ready(Happened::Woken);
         }
-        if !self.paused
+        if self.paused.is_none()
             && let Poll::Ready(read) = self.links.poll_read(&self.link, cx)
         {
             return Poll::Ready(match read {
@@ -243,11 +266,11 @@ impl Connection {
             Some(pinged) => pinged + self.app.limits.pong_timeout,
             None => self.heard + self.app.limits.ping_interval,
         };
-        if self.paused {
+        if self.paused.is_some() {
             deadline = Instant::now() + self.app.limits.ping_interval;
         }
         match self.partial_since {
-            Some(since) if !self.paused => deadline.min(since + self.app.limits.message_timeout),
+            Some(since) if self.paused.is_none() => deadline.min(since + self.app.limits.message_timeout),
             _ => deadline,
         }
     }
@@ -291,7 +314,7 @@ impl Connection {
         let mut input = Input::new(bytes);
         let mut messages = 0;
         loop {
-            let rest = messages >= TURN_MESSAGES || (messages > 0 && !self.may_read());
+            let rest = messages >= TURN_MESSAGES || (messages > 0 && self.must_pause().is_some());
             if rest {
                 self.pending = input.rest().to_vec();
                 break;

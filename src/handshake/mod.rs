@@ -278,6 +278,10 @@ impl<D: Door> Talk<'_, D> {
             self.permit.borrow_mut().admitted();
             return self.plain(parts, body, &sender).await;
         }
+        if let Err(over) = self.permit.borrow_mut().pending_again() {
+            let refusal = text(StatusCode::SERVICE_UNAVAILABLE, over.to_string());
+            return with(with(refusal, RETRY_AFTER, "5"), CONNECTION, "close");
+        }
         match self.decide(parts, &sender).await {
             Ok(welcome) => self.upgrade(welcome),
             Err(refusal) => {
@@ -320,6 +324,9 @@ impl<D: Door> Talk<'_, D> {
             tracing::error!(app = name, "authenticate gave no verdict within `limits.authenticate_timeout`");
             return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the app did not answer in time"));
         };
+        if !self.door.ready() {
+            return Err(unready());
+        }
         match verdict {
             Verdict::Accept { identity, subprotocol, headers } => {
                 let subprotocol = offer.choose(subprotocol, subprotocols).map_err(|chosen| {

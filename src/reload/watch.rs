@@ -1,8 +1,9 @@
 //! Sees that files may have changed, and asks; what has really changed is for the reload to find out.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::{OsStr, OsString},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -22,7 +23,8 @@ const POLL: Duration = Duration::from_secs(2);
 pub struct Watcher {
     watcher: Option<RecommendedWatcher>,
     changes: mpsc::UnboundedReceiver<()>,
-    watched: BTreeSet<PathBuf>,
+    /// Each folder, and which one it was.
+    watched: BTreeMap<PathBuf, Option<(u64, u64)>>,
     /// The names of the files that count, scripts or not.
     names: Arc<Mutex<BTreeSet<OsString>>>,
 }
@@ -48,28 +50,39 @@ impl Watcher {
                 )
             })
             .ok();
-        Watcher { watcher, changes, watched: BTreeSet::new(), names }
+        Watcher { watcher, changes, watched: BTreeMap::new(), names }
     }
 
     /// Watches the folders of `files`, not the files: editors rename over them. Folders that are watched stay so.
     pub fn watch(&mut self, files: &[PathBuf]) {
         let names = files.iter().filter_map(|file| file.file_name()).map(OsStr::to_owned);
         self.names.lock().unwrap_or_else(PoisonError::into_inner).extend(names);
+        let mut folders: BTreeSet<PathBuf> = self.watched.keys().cloned().collect();
         for file in files {
             let folder = match file.parent() {
                 Some(folder) if !folder.as_os_str().is_empty() => folder,
                 _ => Path::new("."),
             };
-            if self.watched.contains(folder) {
+            if !folders.contains(folder) {
+                folders.insert(folder.to_owned());
+            }
+        }
+        for folder in folders {
+            // Another folder may have this name by now, as after a deployment that replaces it whole.
+            let identity = std::fs::metadata(&folder).ok().map(|found| (found.dev(), found.ino()));
+            if self.watched.get(&folder) == Some(&identity) {
                 continue;
             }
-            if let Some(watcher) = &mut self.watcher
-                && let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive)
-            {
-                tracing::warn!("{} cannot be watched for changes, use `moonwire reload`: {error}", folder.display());
-                continue;
+            if let Some(watcher) = &mut self.watcher {
+                let _ = watcher.unwatch(&folder); // it may never have been watched
+                if let Err(error) = watcher.watch(&folder, RecursiveMode::NonRecursive) {
+                    tracing::warn!(
+                        "{} cannot be watched for changes, use `moonwire reload`: {error}",
+                        folder.display()
+                    );
+                }
             }
-            self.watched.insert(folder.to_owned());
+            self.watched.insert(folder, identity);
         }
     }
 

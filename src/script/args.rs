@@ -82,8 +82,10 @@ pub fn duration(function: &str, argument: &str, value: &Value) -> Result<Duratio
         });
     }
     let seconds = number(function, argument, value)?;
-    Duration::try_from_secs_f64(seconds)
-        .map_err(|_| mistake(function, &format!("{argument} must not be negative, got {seconds}")))
+    Duration::try_from_secs_f64(seconds).map_err(|_| {
+        let what = if seconds < 0.0 { "must not be negative" } else { "is too long" };
+        mistake(function, &format!("{argument} {what}, got {seconds}"))
+    })
 }
 
 /// An options argument: nil, or a table that has no other keys than `known`.

@@ -57,11 +57,13 @@ impl Sources {
         paths
     }
 
-    /// The files whose content differs from what was read, or that cannot be read any more.
+    /// The files whose content differs from what was read, that cannot be read any more, or that have come.
     pub fn changed(&self) -> Vec<PathBuf> {
+        let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let come = missing.iter().filter(|path| path.is_file()).cloned();
         let files = self.files();
         let differs = |(path, text): &(&PathBuf, &Arc<[u8]>)| std::fs::read(path).map_or(true, |now| now != ***text);
-        files.iter().filter(differs).map(|(path, _)| path.clone()).collect()
+        files.iter().filter(differs).map(|(path, _)| path.clone()).chain(come).collect()
     }
 
     fn read(&self, path: &Path) -> Result<Arc<[u8]>, std::io::Error> {
@@ -90,7 +92,7 @@ impl Sources {
         let path = name.replace('.', "/");
         let places = [".lua", ".luau", "/init.lua", "/init.luau"].map(|end| folder.join(format!("{path}{end}")));
         let Some(found) = places.iter().find(|place| place.is_file()) else {
-            self.missing.lock().unwrap_or_else(PoisonError::into_inner).push(places[0].clone());
+            self.missing.lock().unwrap_or_else(PoisonError::into_inner).extend(places.iter().cloned());
             return Err(format!(
                 "require(\"{name}\"): there is no {} and no {}",
                 places[0].display(),

@@ -2,8 +2,9 @@
 
 use std::{
     future::Future,
+    path::Path,
     sync::{Arc, Mutex, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -15,6 +16,33 @@ use moonwire::{
     harness::{Peer, alone, check, resident, run},
     reload::report::Outcome,
 };
+
+/// What the relay logs, in a process that has one log.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    fn of_this_process() -> Lines {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).init();
+        lines
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
 
 fn all(peer: &Peer) -> Vec<String> {
     std::iter::from_fn(|| peer.receive_text()).collect()
@@ -467,38 +495,27 @@ fn what_a_waiting_callback_spawns_after_a_reload_still_runs() {
 
 #[test]
 fn on_close_and_on_stop_run_at_shutdown_though_a_callback_waits() {
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-    impl std::io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let _ = tracing_subscriber::fmt().with_writer(move || writer.clone()).try_init();
-    real(async {
-        let relay = support::Relay::with(
-            r#"
+    alone("regression::on_close_and_on_stop_run_at_shutdown_though_a_callback_waits", || {
+        let lines = Lines::of_this_process();
+        real(async {
+            let relay = support::Relay::with(
+                r#"
             function app.on_open(conn) conn:send("in") end
             function app.on_message(conn) conn:send("waiting") relay.sleep(50) end
             function app.on_close() print("told of the close") end
             function app.on_stop() print("told of the stop") end
             "#,
-            |config| config.server.shutdown = Duration::from_secs(2),
-        )
-        .await;
-        let mut ann = relay.member("/app/x").await;
-        assert_eq!(ann.ask("x").await, "waiting");
-        relay.stop().await;
-        drop(ann);
+                |config| config.server.shutdown = Duration::from_secs(2),
+            )
+            .await;
+            let mut ann = relay.member("/app/x").await;
+            assert_eq!(ann.ask("x").await, "waiting");
+            relay.stop().await;
+            drop(ann);
+        });
+        let text = lines.text();
+        assert!(text.contains("told of the close") && text.contains("told of the stop"), "{text}");
     });
-    let text = String::from_utf8_lossy(&lines.0.lock().unwrap()).into_owned();
-    assert!(text.contains("told of the close") && text.contains("told of the stop"), "{text}");
 }
 
 #[test]
@@ -652,5 +669,296 @@ fn on_close_is_told_the_first_close() {
         assert_eq!(ann.text().await, "4000 mine");
         assert_eq!(bob.closed().await, Some((4000, "mine".to_owned())));
         relay.stop().await;
+    });
+}
+
+#[test]
+fn no_callback_of_a_connection_begins_after_on_stop() {
+    alone("regression::no_callback_of_a_connection_begins_after_on_stop", || {
+        let lines = Lines::of_this_process();
+        real(async {
+            let mut relay = support::Relay::with(
+                r#"
+            function app.authenticate() print("asked") relay.sleep(0.4) return true end
+            function app.on_open(conn) print("told of the open") end
+            function app.on_close() print("told of the close") end
+            function app.on_stop() print("told of the stop") relay.sleep(1) end
+            "#,
+                |_| (),
+            )
+            .await;
+            let text = || lines.text();
+            let url = relay.url("/app/x");
+            let late = tokio::task::spawn_local(async move { tokio_tungstenite::connect_async(url).await.map(drop) });
+            eventually("the handshake to be under way", || async { text().contains("asked") }).await;
+            relay.begin_stop();
+            let answer = late.await.unwrap();
+            relay.stop().await;
+            println!("the late peer got {answer:?}");
+            let text = text();
+            let stop = text.find("told of the stop").unwrap();
+            assert!(!text[stop..].contains("told of the open"), "{text}");
+        });
+    });
+}
+
+#[test]
+fn a_module_that_was_looked_for_in_vain_is_taken_when_it_comes() {
+    real(async {
+        let relay = support::Relay::of("local found = pcall(require, 'extra') function app.on_message() end").await;
+        std::fs::write(relay.folder.path().join("extra.lua"), "return {}").unwrap();
+        let report = relay.handle.reload().await;
+        assert!(matches!(report.apps[0].outcome, Outcome::Reloaded { .. }), "{report:#?}");
+        relay.stop().await;
+    });
+}
+
+#[test]
+fn a_folder_that_was_replaced_is_watched_again() {
+    real(async {
+        let folder = tempfile::tempdir().unwrap();
+        let scripts = folder.path().join("scripts");
+        let body = |word: &str| {
+            support::module(&format!(
+                "function app.on_open(conn) conn:send('in') end function app.on_message(conn) conn:send('{word}') end"
+            ))
+        };
+        std::fs::create_dir(&scripts).unwrap();
+        let script = scripts.join("app.lua");
+        std::fs::write(&script, body("one")).unwrap();
+        let mut config = support::config(&script);
+        config.reload.watch = true;
+        let relay = support::Relay::start(config, folder).await;
+        let mut ann = relay.member("/app/x").await;
+        // A deployment: the folder is another one of the same name.
+        let next = relay.folder.path().join("next");
+        std::fs::create_dir(&next).unwrap();
+        std::fs::write(next.join("app.lua"), body("two")).unwrap();
+        std::fs::rename(&scripts, relay.folder.path().join("old")).unwrap();
+        std::fs::rename(&next, &scripts).unwrap();
+        assert!(relay.handle.reload().await.ok());
+        assert_eq!(ann.ask("x").await, "two");
+        let ann = tokio::sync::Mutex::new(ann);
+        soon("the edit to be seen", async {
+            loop {
+                // Again and again: the first time the new folder may not be watched yet.
+                std::fs::write(&script, body("three")).unwrap();
+                let seen = eventually("it to be seen", || async { ann.lock().await.ask("x").await == "three" });
+                if tokio::time::timeout(Duration::from_secs(2), seen).await.is_ok() {
+                    break;
+                }
+            }
+        })
+        .await;
+        relay.stop().await;
+    });
+}
+
+#[test]
+fn a_start_on_a_socket_whose_owner_is_busy_does_not_hang() {
+    use socket2::{Domain, SockAddr, Socket, Type};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("relay.sock");
+    let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+    listener.listen(0).unwrap();
+    let mut peers = Vec::new();
+    for _ in 0..3 {
+        let peer = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        peer.set_nonblocking(true).unwrap();
+        let _ = peer.connect(&SockAddr::unix(&path).unwrap());
+        peers.push(peer);
+    }
+    let (told, answer) = mpsc::channel();
+    let at: std::path::PathBuf = Path::new(&path).to_owned();
+    std::thread::spawn(move || {
+        let bound = moonwire::acceptor::Acceptor::bind(&[config::Listen::Unix(at)]);
+        told.send(bound.is_err()).unwrap();
+    });
+    assert_eq!(answer.recv_timeout(Duration::from_secs(3)), Ok(true), "in use is told at once");
+}
+
+/// Messages of many senders to the members at another worker, whose queue is crowded now and again.
+#[test]
+fn a_crowded_bus_neither_stalls_a_connection_nor_loses_what_it_sent() {
+    real(async {
+        let relay = support::Relay::with(
+            r#"
+            function app.on_open(conn) conn:send("in") end
+            function app.on_message(conn, text)
+              relay.emit("e", text)
+              conn:send(string.sub(text, 1, 8))
+            end
+            function app.on_event() end
+            "#,
+            |config| {
+                config.limits.bus_pause = 2_000;
+                support::configure_app(config, |app| {
+                    app.instances = 2;
+                    app.limits.outbox = 64 << 20;
+                    app.limits.message_rate = 0;
+                });
+            },
+        )
+        .await;
+        let begun = Instant::now();
+        let mut tasks = Vec::new();
+        for number in 0..16 {
+            let mut peer = relay.member("/app/x").await;
+            tasks.push(tokio::task::spawn_local(async move {
+                let mut next = 0_u32;
+                while begun.elapsed() < Duration::from_secs(3) {
+                    for n in next..next + 64 {
+                        peer.send(&format!("{n:08}{}", "x".repeat(1_000))).await;
+                    }
+                    let sent = Instant::now();
+                    for n in next..next + 64 {
+                        let answer = peer.text().await;
+                        assert_eq!(answer, format!("{n:08}"), "peer {number}, after {:?}", sent.elapsed());
+                    }
+                    next += 64;
+                }
+                next
+            }));
+        }
+        for task in tasks {
+            assert!(task.await.unwrap() > 0);
+        }
+        relay.stop().await;
+    });
+}
+
+#[test]
+fn a_handshake_is_pending_though_a_plain_request_came_before_it() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    real(async {
+        let relay = support::Relay::with(
+            "function app.authenticate() relay.sleep(1) return true end function app.on_message() end",
+            |config| config.limits.pending_handshakes = 2,
+        )
+        .await;
+        let mut streams = Vec::new();
+        for _ in 0..6 {
+            let mut stream = tokio::net::TcpStream::connect(relay.addr).await.unwrap();
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            let mut answer = [0; 1024];
+            assert!(stream.read(&mut answer).await.unwrap() > 0);
+            streams.push(stream);
+        }
+        let mut welcome = 0;
+        for stream in &mut streams {
+            let request = "GET /app/x HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                           Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+            stream.write_all(request.as_bytes()).await.unwrap();
+        }
+        for stream in &mut streams {
+            let mut answer = [0; 12];
+            support::soon("an answer", stream.read_exact(&mut answer)).await.unwrap();
+            welcome += usize::from(&answer == b"HTTP/1.1 101");
+        }
+        assert!(welcome <= 2, "{welcome} handshakes waited at one time; limits.pending_handshakes is 2");
+        relay.stop().await;
+    });
+}
+
+#[test]
+fn on_stop_may_wait_though_reload_drain_is_short() {
+    alone("regression::on_stop_may_wait_though_reload_drain_is_short", || {
+        let lines = Lines::of_this_process();
+        real(async {
+            let relay = support::Relay::with(
+                "function app.on_message() end function app.on_stop() relay.sleep(0.1) print('on_stop is through') end",
+                |config| config.reload.drain = Duration::ZERO,
+            )
+            .await;
+            relay.stop().await;
+        });
+        let text = lines.text();
+        assert!(text.contains("on_stop is through"), "{text}");
+    });
+}
+
+#[test]
+fn a_report_does_not_call_a_config_unchanged_whose_settings_were_refused() {
+    real(async {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("app.lua");
+        std::fs::write(&script, support::module("local n = #relay.config.name function app.on_message() end")).unwrap();
+        let of = |settings: &str| {
+            let text = format!(
+                "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n[[app]]\nname = \"app\"\npath = \"/app\"\n\
+                 script = \"app.lua\"\n[app.settings]\n{settings}\n"
+            );
+            config::parse(&text, &folder.path().join("config.toml"), &[]).unwrap()
+        };
+        let (first, second) = (of("name = \"x\""), of("other = 1"));
+        let server = moonwire::server::Server::start(first, Some(Box::new(move || Ok(second.clone()))), None).await;
+        let server = server.unwrap_or_else(|error| panic!("{error}"));
+        let report = server.handle().reload().await;
+        assert!(!report.ok());
+        let text = report.to_string();
+        assert!(!text.contains("unchanged"), "{text}");
+    });
+}
+
+/// A refused reload's release must not take the lock of a rebuild that has begun meanwhile.
+#[test]
+fn a_reload_that_says_reloaded_has_replaced_the_code_also_after_a_refused_one_and_a_rebuild() {
+    use moonwire::harness::{Relay, app, run};
+    const LONG: &str = "local sum = 0 for i = 1, 2e6 do sum += i end";
+    run(async {
+        let mut wrong = Vec::new();
+        for turns in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            let script = folder.path().join("app.lua");
+            let edit = |body: &str| std::fs::write(&script, support::module(body)).unwrap();
+            edit(&format!(
+                "{LONG} local kept = {{}} function app.on_message(conn, text)
+                 if text == 'hog' then while true do kept[#kept + 1] = string.rep('x', 100000) .. #kept end end
+                 conn:send('old') end"
+            ));
+            let mut config = app("app", &script);
+            config.limits.script_memory = 8 << 20;
+            config.limits.callback_cpu = Duration::from_secs(20);
+            config.limits.load_cpu = Duration::from_secs(20);
+            let relay = Relay::start(config).await.unwrap_or_else(|report| panic!("{report:#?}"));
+            let ann = relay.connect("/app/lobby").await.unwrap();
+            relay.settle().await;
+            edit(&format!("{LONG} error('no')"));
+            let refused = relay.reload_meanwhile();
+            for _ in 0..3 {
+                tokio::task::yield_now().await;
+            }
+            ann.send("hog");
+            let mut settling = Box::pin(relay.settle());
+            std::future::poll_fn(|cx| {
+                let _ = settling.as_mut().poll(cx);
+                std::task::Poll::Ready(())
+            })
+            .await;
+            drop(settling);
+            let first = refused.await.unwrap();
+            edit("function app.on_message(conn, text) conn:send('new') end");
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+            let report = relay.reload().await;
+            for _ in 0..20 {
+                relay.settle().await;
+            }
+            while ann.receive().is_some() {}
+            ann.send("x");
+            relay.settle().await;
+            let answer = ann.receive().map(|sent| format!("{sent:?}")).unwrap_or_default();
+            let reloaded = matches!(report.outcome, Outcome::Reloaded { .. });
+            if reloaded != answer.contains("new") || !reloaded {
+                wrong.push(format!(
+                    "{turns}: answers {answer}, {:?}; first {:?}",
+                    report.outcome,
+                    matches!(first.outcome, Outcome::Failed { .. })
+                ));
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
     });
 }

@@ -88,7 +88,8 @@ pub fn register(lua: &Lua, relay: &Table, context: &Rc<Context>, table: &Rc<RefC
             return Err(args::wrong(NAME, "options", "a table", &options));
         };
         let per_second = args::number(NAME, "per_second", &options.raw_get("per_second")?)?;
-        if per_second <= 0.0 {
+        // The smallest numbers have no reciprocal, and a bucket would never fill again.
+        if per_second <= 0.0 || !(1.0 / per_second).is_finite() {
             return Err(args::mistake(NAME, &format!("per_second must be above 0, got {per_second}")));
         }
         let burst = match options.raw_get::<Value>("burst")? {
