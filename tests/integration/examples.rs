@@ -475,9 +475,11 @@ fn the_echo_example_does_what_its_readme_says() {
 
 // ── auth ──
 
-/// The status and the JSON that a request on the app's path is answered with.
+/// The status and the JSON that a request on the app's path is answered with. Behind the first line of `head` come its
+/// headers, whole.
 async fn request(relay: &Relay, head: &str, body: &str) -> (u16, Value) {
-    let text = format!("{head} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\nconnection: close", body.len());
+    let (line, headers) = head.split_once('\n').unwrap_or((head, ""));
+    let text = format!("{line} HTTP/1.1\r\nhost: x\r\n{headers}content-length: {}\r\nconnection: close", body.len());
     let text = match body.is_empty() {
         true => format!("{text}\r\n\r\n"),
         false => format!("{text}\r\ncontent-type: application/json\r\n\r\n{body}"),
@@ -673,6 +675,96 @@ fn auth_refuses_a_key_that_is_too_short_to_sign_with() {
             !report.ok() && report.to_string().contains("set AUTH_SECRET to a key of 32 bytes or more"),
             "{report}"
         );
+        relay.stop().await;
+    });
+}
+
+// ── routing ──
+
+async fn desk(relay: &Relay, name: &str) -> Peer {
+    let mut peer = relay.peer(&format!("/desk?name={name}")).await;
+    // It is answered, so it has come in.
+    send(&mut peer, json!({ "type": "leave", "room": "none" })).await;
+    assert_eq!(expect(&mut peer, "error").await["message"], "not_member");
+    peer
+}
+
+async fn announce_to(relay: &Relay, secret: &str, body: Value) -> (u16, Value) {
+    request(relay, &format!("POST /desk\nauthorization: Bearer {secret}\r\n"), &body.to_string()).await
+}
+
+#[test]
+fn routing_brings_a_message_to_one_user_to_a_room_and_to_nobody_else() {
+    real(async {
+        let relay = serve("examples/routing/config.toml").await;
+        let (mut ada, mut bob) = (desk(&relay, "ada").await, desk(&relay, "bob").await);
+        let mut eve = desk(&relay, "eve").await;
+        let hi = json!({ "type": "private", "to": "bob", "text": "hi", "id": 1 });
+        send(&mut ada, hi.clone()).await;
+        assert_eq!(json_of(&mut ada).await, json!({ "type": "ack", "id": 1, "data": true }));
+        assert_eq!(json_of(&mut bob).await, json!({ "type": "private", "from": "ada", "text": "hi" }));
+        send(&mut ada, hi).await;
+        assert_eq!(json_of(&mut ada).await, json!({ "type": "ack", "id": 1, "duplicate": true }));
+        send(&mut ada, json!({ "type": "private", "to": "max", "text": "hi", "id": 2 })).await;
+        let refused = json!({ "type": "error", "id": 2, "error": "refused", "message": "max is not here" });
+        assert_eq!(json_of(&mut ada).await, refused);
+
+        for peer in [&mut ada, &mut bob] {
+            send(peer, json!({ "type": "join", "room": "tea", "id": 3 })).await;
+            expect(peer, "ack").await;
+        }
+        send(&mut ada, json!({ "type": "say", "room": "tea", "text": "ready" })).await;
+        let said = json!({ "type": "say", "room": "tea", "from": "ada", "text": "ready" });
+        assert_eq!(json_of(&mut bob).await, said, "and not the private message twice");
+        send(&mut eve, json!({ "type": "say", "room": "tea", "text": "me too" })).await;
+        assert_eq!(expect(&mut eve, "error").await["message"], "join the room first");
+        send(&mut eve, json!({ "type": "say", "text": 5, "room": "tea" })).await;
+        let wrong = expect(&mut eve, "error").await;
+        assert_eq!((&wrong["error"], &wrong["field"]), (&json!("bad_field"), &json!("text")));
+        send(&mut eve, json!({ "type": "sing" })).await;
+        assert_eq!(expect(&mut eve, "error").await["error"], "unknown_type");
+        relay.stop().await;
+    });
+}
+
+#[test]
+fn routing_asks_a_peer_and_waits_for_its_reply() {
+    real(async {
+        let relay = serve("examples/routing/config.toml").await;
+        let (mut ada, mut bob) = (desk(&relay, "ada").await, desk(&relay, "bob").await);
+        send(&mut ada, json!({ "type": "ask", "of": "bob", "question": "milk?", "id": 3 })).await;
+        let question = expect(&mut bob, "question").await;
+        assert_eq!((&question["from"], &question["question"]), (&json!("ada"), &json!("milk?")));
+        send(&mut bob, json!({ "type": "reply", "id": question["id"], "data": "please" })).await;
+        assert_eq!(json_of(&mut ada).await, json!({ "type": "ack", "id": 3, "data": "please" }));
+
+        // Who goes while being asked needs not be waited for.
+        send(&mut ada, json!({ "type": "ask", "of": "bob", "question": "sugar?", "id": 4 })).await;
+        expect(&mut bob, "question").await;
+        close(&mut bob, 1000, "").await;
+        assert_eq!(expect(&mut ada, "error").await["message"], "closed");
+        send(&mut ada, json!({ "type": "ask", "of": "ada", "question": "me?", "id": 5 })).await;
+        assert_eq!(expect(&mut ada, "error").await["message"], "ada cannot be asked");
+        relay.stop().await;
+    });
+}
+
+#[test]
+fn routing_takes_announcements_from_who_knows_the_secret() {
+    real(async {
+        let relay = serve("examples/routing/config.toml").await;
+        let (mut ada, mut bob) = (desk(&relay, "ada").await, desk(&relay, "bob").await);
+        let secret = "everybody knows this secret, so use BACKEND_SECRET";
+        let (status, _) = announce_to(&relay, "guess", json!({ "text": "free beer" })).await;
+        assert_eq!(status, 401);
+        let (status, answer) = announce_to(&relay, secret, json!({ "txt": "?" })).await;
+        assert_eq!((status, &answer["why"]), (400, &json!("text is missing")));
+        assert_eq!(announce_to(&relay, secret, json!({ "text": "psst", "to": "bob" })).await.0, 200);
+        assert_eq!(announce_to(&relay, secret, json!({ "text": "closing at six" })).await.0, 200);
+        assert_eq!(expect(&mut bob, "announcement").await["text"], "psst");
+        assert_eq!(expect(&mut bob, "announcement").await["text"], "closing at six");
+        assert_eq!(expect(&mut ada, "announcement").await["text"], "closing at six");
+        assert_eq!(request(&relay, "GET /desk", "").await.0, 405);
         relay.stop().await;
     });
 }

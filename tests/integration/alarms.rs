@@ -1,0 +1,239 @@
+//! `relay.alarm`: it belongs to the instance, so a reload neither ends nor repeats it.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use moonwire::{
+    harness::{self, Relay, Transcript, check, check_with, run},
+    reload::report::Outcome,
+    script::{Plan, Sources},
+};
+
+#[test]
+fn an_alarm_fires_once_with_its_key_and_a_copy_of_its_data() {
+    check(
+        r#"
+        local asker
+        function app.on_message(conn, text)
+          asker = conn
+          local data = { text = text, list = { 1, 2 } }
+          relay.alarm("tea", 5, data)
+          data.text = "changed afterwards"
+        end
+        function app.on_alarm(key, data) asker:send(`{key}: {data.text} {#data.list}`) end
+        "#,
+        "
+        alice opens
+        alice > hot
+        4s pass
+        2s pass
+        alice < tea: hot 2
+        60s pass
+        ",
+    );
+}
+
+#[test]
+fn the_same_key_replaces_and_nil_cancels() {
+    check(
+        r#"
+        function app.on_message(conn, text)
+          local key, seconds = text:match("(%a+) ?(.*)")
+          relay.alarm(key, tonumber(seconds), { conn = conn.id, after = seconds })
+        end
+        function app.on_alarm(key, data) relay.conn(data.conn):send(`{key} after {data.after}`) end
+        "#,
+        "
+        alice opens
+        alice > tea 5
+        alice > tea 2
+        alice > bread 3
+        alice > milk 3
+        alice > milk
+        alice > never
+        10s pass
+        alice < tea after 2
+        alice < bread after 3
+        alice > tea 1
+        2s pass
+        alice < tea after 1
+        ",
+    );
+}
+
+#[test]
+fn an_alarm_may_set_itself_anew_and_its_error_goes_to_on_error() {
+    check(
+        r#"
+        local left = 3
+        function app.on_open() relay.alarm("again", "1s") end
+        function app.on_alarm(key, data)
+          left -= 1
+          if left == 0 then error("enough") end
+          relay.alarm(key, 1)
+        end
+        function app.on_error(conn, err)
+          relay.broadcast(`{conn == nil} {err.callback} {err.message:match(":%d+: .*")}`)
+        end
+        "#,
+        "
+        alice opens
+        10s pass
+        alice < true on_alarm :7: enough
+        ",
+    );
+}
+
+#[test]
+fn there_are_no_more_alarms_than_limits_timers() {
+    check_with(
+        |app| app.limits.timers = 2,
+        r#"
+        local function try(...) return (select(2, pcall(relay.alarm, ...)) or "ok"):gsub("^.-lua:%d+: ", "") end
+        local loading = try("a", 1)
+        function app.on_message(conn)
+          conn:send((loading))
+          for _, key in { "a", "b", "c", "a" } do conn:send((try(key, 60))) end
+          relay.alarm("b", nil)
+          conn:send((try("c", 60)))
+          conn:send((try("", 1)))
+          conn:send((try(5, 1)))
+          conn:send((try("a", -1)))
+          conn:send((try("a", "x")))
+          conn:send((try("a", 1, print)))
+          conn:send((try("a", 1, string.rep("x", 65536))))
+        end
+        function app.on_alarm() end
+        "#,
+        "
+        alice opens
+        alice > go
+        alice < relay.alarm(key, seconds, data): not while a script loads or in on_load: that is for set-up only; use on_start
+        alice < ok
+        alice < ok
+        alice < relay.alarm(key, seconds, data): there are 2 alarms already, as many as limits.timers allows
+        alice < ok
+        alice < ok
+        alice < relay.alarm(key, seconds, data): key must have 1 to 255 bytes, got 0
+        alice < relay.alarm(key, seconds, data): key must be a string, got number
+        alice < relay.alarm(key, seconds, data): seconds must not be negative, got -1
+        alice < relay.alarm(key, seconds, data): seconds must be seconds or a string such as \"30s\" or \"7d\", got \"x\"
+        alice < relay.alarm(key, seconds, data): data is a function, which is not plain data
+        alice < relay.alarm(key, seconds, data): data must be at most 64 KiB: keep what is larger in relay.state
+        ",
+    );
+}
+
+#[test]
+fn an_alarm_fires_in_the_instance_that_set_it() {
+    check_with(
+        |app| app.instances = 3,
+        r#"
+        function app.on_message(conn) relay.alarm("a", 1, relay.instance.index) end
+        function app.on_alarm(key, index) relay.broadcast(tostring(index == relay.instance.index)) end
+        "#,
+        "
+        alice opens
+        bob opens
+        bob > set
+        2s pass
+        alice < true
+        bob < true
+        ",
+    );
+}
+
+struct Scene {
+    relay: Relay,
+    script: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+async fn scene(body: &str) -> Scene {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("app.lua");
+    fs::write(&script, crate::support::module(body)).unwrap();
+    let relay = Relay::start(harness::app("app", &script)).await.unwrap_or_else(|report| panic!("{report:#?}"));
+    Scene { relay, script, _folder: folder }
+}
+
+impl Scene {
+    fn edit(&self, body: &str) {
+        fs::write(&self.script, crate::support::module(body)).unwrap();
+    }
+
+    async fn reloads(&self) {
+        let report = self.relay.reload().await;
+        assert!(matches!(report.outcome, Outcome::Reloaded { .. }), "{report:#?}");
+    }
+
+    async fn plays(&self, lines: &str) {
+        let mut transcript = Transcript::new(&self.relay);
+        for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            transcript.line(line).await.unwrap_or_else(|scene| panic!("{scene}"));
+        }
+        transcript.end().await.unwrap_or_else(|scene| panic!("{scene}"));
+    }
+}
+
+const SETS: &str = "function app.on_open(conn) relay.alarm('a', 5, { by = relay.generation }) end\n";
+
+#[test]
+fn an_alarm_outlives_reloads_and_is_handled_once_by_the_generation_of_its_time() {
+    run(async {
+        let tells =
+            "function app.on_alarm(_, data) relay.broadcast(`set by {data.by}, told by {relay.generation}`) end";
+        let scene = scene(&format!("{SETS}{tells}")).await;
+        let alice = scene.relay.connect("/app/lobby").await.unwrap();
+        scene.relay.settle().await;
+        for extra in ["local x = 1", "local x = 2"] {
+            scene.edit(&format!("{SETS}{tells}\n{extra}"));
+            scene.reloads().await;
+        }
+        // Long enough for the first generation to be gone.
+        scene.relay.advance(Duration::from_secs(30)).await;
+        assert_eq!(alice.receive_text().as_deref(), Some("set by 1, told by 3"));
+        assert_eq!(alice.receive_text(), None);
+    });
+}
+
+#[test]
+fn an_alarm_that_is_due_while_a_reload_holds_the_instance_fires_after_it() {
+    run(async {
+        let tells = "function app.on_alarm() relay.broadcast(tostring(relay.generation)) end";
+        let scene = scene(&format!("{SETS}{tells}")).await;
+        let alice = scene.relay.connect("/app/lobby").await.unwrap();
+        scene.relay.settle().await;
+        let instance = scene.relay.instance(0);
+        // Held, as between the vote and its outcome.
+        let app = instance.app();
+        let sources = std::sync::Arc::new(Sources::new(&app.script));
+        let plan = Plan { app, generation: 2, sources, previous: Some((1, 1)), drain: Duration::ZERO };
+        instance.prepare(plan).await.unwrap();
+        instance.hold().unwrap();
+        scene.relay.advance(Duration::from_secs(6)).await;
+        assert_eq!(alice.receive_text(), None);
+        instance.release();
+        scene.relay.settle().await;
+        assert_eq!(alice.receive_text().as_deref(), Some("1"));
+
+        scene.edit(&format!("{tells}\n{SETS}"));
+        scene.reloads().await;
+        scene.relay.advance(Duration::from_secs(6)).await;
+        assert_eq!(alice.receive_text(), None, "it has fired");
+    });
+}
+
+#[test]
+fn without_on_alarm_it_is_dropped_and_not_kept_for_later() {
+    run(async {
+        let scene = scene(SETS).await;
+        let alice = scene.relay.connect("/app/lobby").await.unwrap();
+        scene.relay.advance(Duration::from_secs(6)).await;
+        scene.edit(&format!("{SETS}function app.on_alarm() relay.broadcast('late') end"));
+        scene.reloads().await;
+        scene.relay.advance(Duration::from_secs(6)).await;
+        assert_eq!(alice.receive_text(), None);
+        scene.plays("bob opens\n6s pass\nbob < late").await;
+        assert_eq!(alice.receive_text().as_deref(), Some("late"));
+    });
+}
