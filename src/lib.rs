@@ -30,7 +30,9 @@ pub mod outbox;
 
 // ── beside the path ──
 pub mod bus;
+pub mod outgoing;
 pub mod reload;
+pub mod store;
 
 pub mod config;
 pub mod control;

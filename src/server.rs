@@ -1,6 +1,7 @@
 //! The relay as a whole: binds, starts the workers, loads every app, serves, reloads, and stops.
 
 use std::{
+    collections::HashMap,
     fmt, io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -25,7 +26,8 @@ use crate::{
         self, Reloader, Report, Watcher,
         report::{ConfigReport, Outcome, ScriptProblem},
     },
-    script::{Plan, ScriptError, Sources, Ticker},
+    script::{PasswordPool, Plan, ScriptError, Sources, Ticker},
+    store::{Shared, Store, Stores},
     worker::{self, InstanceSpec, WorkerHandle, WorkerOrder, WorkerSetup},
 };
 
@@ -424,6 +426,7 @@ impl Layout {
 
     /// Instances go to the workers in turn, over all apps.
     fn place_instances(&mut self, config: &Config, posts: &[Post]) {
+        let passwords = PasswordPool::new(config.limits.password_jobs);
         let count = self.workers.len();
         let mut number: u16 = 0;
         let mut handles = Vec::new();
@@ -442,9 +445,16 @@ impl Layout {
         let members =
             |app: &App| app.instances.iter().map(|instance| (instance.number, instance.worker)).collect::<Vec<_>>();
         let all: Bus = worker::bus(apps.iter().flat_map(members), posts);
+        let disk = Arc::new(Store::new(config.store.path.clone(), config.store.size));
+        let mut named: HashMap<String, Arc<Shared>> = HashMap::new();
         for ((app, orders), config) in apps.iter().zip(handles).zip(&config.apps) {
             let bus = worker::bus(members(app), posts);
             let directory = Arc::new(Directory::default());
+            let shared = match &config.shared {
+                Some(name) => named.entry(name.clone()).or_default().clone(),
+                None => Arc::default(),
+            };
+            let stores = Stores { disk: disk.clone(), shared };
             for (place, (instance, orders)) in app.instances.iter().zip(orders).enumerate() {
                 let spec = InstanceSpec {
                     number: instance.number,
@@ -454,6 +464,8 @@ impl Layout {
                     bus: bus.clone(),
                     all: all.clone(),
                     directory: directory.clone(),
+                    passwords: passwords.clone(),
+                    stores: stores.clone(),
                     orders,
                 };
                 self.seats[instance.worker].instances.push(spec);
@@ -527,7 +539,9 @@ async fn prepare_alone(app: Arc<config::App>, ticker: &Ticker) -> Result<Vec<&'s
         instances: u16::try_from(app.instances).unwrap_or(u16::MAX),
         clock: Clock::system(),
         hub: hub.into(),
+        stores: Stores::nowhere(),
         budget: ticker.budget().into(),
+        passwords: PasswordPool::new(app.limits.password_jobs),
         app: app.clone(),
     });
     let sources = Arc::new(Sources::new(&app.script));

@@ -36,7 +36,8 @@ use crate::{
     identity::{Identity, Response, Verdict},
     outbox::Outbox,
     peer::Request,
-    script::Budget,
+    script::{Budget, PasswordPool},
+    store::Stores,
     wire,
 };
 
@@ -111,6 +112,8 @@ pub struct InstanceSpec {
     pub bus: Bus,
     pub all: Bus,
     pub directory: Arc<Directory>,
+    pub passwords: PasswordPool,
+    pub stores: Stores,
     pub orders: mpsc::UnboundedReceiver<Order>,
 }
 
@@ -131,7 +134,9 @@ impl InstanceSpec {
             instances: self.instances,
             clock,
             hub,
+            stores: self.stores,
             budget: budget.clone(),
+            passwords: self.passwords,
             app: self.app,
         });
         tokio::task::spawn_local(instance.clone().serve(self.orders));

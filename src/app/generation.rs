@@ -11,6 +11,8 @@ pub struct Generation {
     waiting: Cell<usize>,
     /// Its timers fire no more.
     pub replaced: Cell<bool>,
+    /// It has no `on_alarm`, and that has been said.
+    pub missed_alarm: Cell<bool>,
     /// Why its waiting callbacks must end now, once they must.
     ended: RefCell<Option<String>>,
     changed: Notify,
@@ -22,6 +24,7 @@ impl Generation {
             vm,
             waiting: Cell::new(0),
             replaced: Cell::new(false),
+            missed_alarm: Cell::new(false),
             ended: RefCell::default(),
             changed: Notify::new(),
         }

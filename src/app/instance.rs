@@ -34,7 +34,8 @@ use crate::{
     identity::{Identity, Response, Verdict},
     outbox::Outbox,
     peer::Request,
-    script::{self, Budget, Cancel, ErrorKind, Home, Plan, Ran, ScriptError, Start, Suspended, Vm},
+    script::{self, Budget, Cancel, ErrorKind, Home, PasswordPool, Plan, Ran, ScriptError, Start, Suspended, Vm},
+    store::Stores,
     wire,
 };
 
@@ -51,7 +52,7 @@ enum Job {
     Request {
         reply: oneshot::Sender<Option<Response>>,
     },
-    /// `on_start`, `on_event`, `on_stop`, a timer, a spawned function, or `on_error` without a connection.
+    /// `on_start`, `on_event`, `on_alarm`, `on_stop`, a timer, a spawned function, or `on_error` without a connection.
     Plain {
         callback: &'static str,
         done: Option<oneshot::Sender<()>>,
@@ -115,7 +116,9 @@ pub struct InstanceSetup {
     pub instances: u16,
     pub clock: Clock,
     pub hub: Rc<Hub>,
+    pub stores: Stores,
     pub budget: Rc<Budget>,
+    pub passwords: PasswordPool,
     pub app: Arc<config::App>,
 }
 
@@ -147,7 +150,15 @@ impl Instance {
         Rc::new_cyclic(|me| Instance {
             me: me.clone(),
             hub: setup.hub.clone(),
-            home: Home::new(setup.place, setup.instances, setup.clock, setup.hub, setup.budget),
+            home: Home::new(
+                setup.place,
+                setup.instances,
+                setup.clock,
+                setup.hub,
+                setup.stores,
+                setup.budget,
+                setup.passwords,
+            ),
             app: RefCell::new(setup.app),
             current: RefCell::default(),
             old: RefCell::default(),
@@ -525,7 +536,7 @@ impl Instance {
         }
     }
 
-    /// Starts a timer or a coroutine of a script. They end with their generation.
+    /// Starts a timer or a coroutine of a script. They end with their generation, alarms excepted.
     fn start(&self, generation: &Rc<Generation>, start: Start) {
         let instance = self.me();
         let generation = generation.clone();
@@ -553,8 +564,45 @@ impl Instance {
                 Start::Every { period, function, cancel } => {
                     instance.tick(&generation, period, &function, &cancel).await
                 }
+                Start::Alarm { key, delay, cancel } => {
+                    drop(generation); // it may end meanwhile
+                    instance.alarm(&key, delay, &cancel).await
+                }
             }
         });
+    }
+
+    /// Waits for an alarm, which the generation of that time gets.
+    async fn alarm(&self, key: &[u8], delay: Duration, cancel: &Cancel) {
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = cancel.cancelled() => return,
+        }
+        self.until_free().await;
+        if cancel.is_cancelled() {
+            return;
+        }
+        let Some(data) = self.home.alarms.take(key) else { return };
+        let generation = self.current();
+        let Some(function) = generation.vm.callback("on_alarm").cloned() else {
+            if !generation.missed_alarm.replace(true) {
+                tracing::warn!(
+                    target: "script",
+                    app = %self.app.borrow().name,
+                    generation = generation.number(),
+                    instance = self.home.place + 1,
+                    "the alarm \"{}\" is due, but the script has no on_alarm: it is dropped, and so is each later one", key.escape_ascii()
+                );
+            }
+            return;
+        };
+        let lua = generation.vm.lua();
+        let args = || (lua.create_string(key)?, script::plain::from_plain(lua, &data)?).into_lua_multi(lua);
+        let ran = match args() {
+            Ok(args) => generation.vm.call(&function, args, None),
+            Err(error) => Ran::Failed(ScriptError::from_lua(&error)),
+        };
+        self.after(&generation, Job::Plain { callback: "on_alarm", done: None }, ran);
     }
 
     /// A repeating timer: it never overlaps itself, and late ticks are skipped.
@@ -752,9 +800,9 @@ impl Instance {
 
     /// Starts no callback from now on, and carries `relay.state` over.
     pub fn hold(&self) -> Result<(), ScriptError> {
-        self.held.set(true);
         let prepared = self.prepared.borrow();
         let Some(vm) = prepared.as_ref() else { return Err(ScriptError::raised("nothing was prepared")) };
+        self.held.set(true);
         let previous = self.current.borrow().clone();
         match previous {
             Some(previous) => {

@@ -7,6 +7,7 @@ mod check;
 mod connect;
 mod reload;
 mod serve;
+mod store;
 
 use std::{
     env,
@@ -65,6 +66,8 @@ enum Command {
         #[command(flatten)]
         format: Format,
     },
+    /// Look into what scripts keep on disk, back it up, and check it
+    Store(store::Options),
     /// Talk to a WebSocket server from the terminal
     Connect(connect::Options),
 }
@@ -197,6 +200,7 @@ fn dispatch(cli: Cli, streams: &mut Streams) -> Result<Status, Failure> {
         Some(Command::Serve(config)) => serve::run(file(config).as_deref(), streams),
         Some(Command::Check { config, format }) => check::run(file(config).as_deref(), format.format, streams),
         Some(Command::Reload { config, format }) => reload::run(file(config).as_deref(), format.format, streams),
+        Some(Command::Store(options)) => store::run(options, cli.config.config.clone(), streams),
         Some(Command::Connect(options)) => connect::run(&options, streams),
     }
 }

@@ -184,6 +184,7 @@ pub(super) mod tests {
                 shutdown: Duration::from_secs(1),
             },
             limits: config::Limits::default(),
+            store: config::Store::default(),
             reload: config::Reload::default(),
             log: config::Log::default(),
             apps: Vec::new(),

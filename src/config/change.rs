@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{App, Config};
+use super::{App, Config, Limits};
 
 impl Config {
     /// This configuration with everything of `new` that needs no restart, and the names of what differs.
@@ -19,8 +19,7 @@ impl Config {
             note("server.shutdown");
         }
         merged.limits = new.limits.clone();
-        // The bus was made with these.
-        (merged.limits.bus, merged.limits.bus_pause) = (self.limits.bus, self.limits.bus_pause);
+        self.limits.keep_until_restart(&mut merged.limits);
         if merged.limits != self.limits {
             note("limits");
         }
@@ -46,6 +45,7 @@ impl Config {
                 ("settings", taken.settings != app.settings),
                 ("env", taken.env != app.env),
                 ("limits", taken.limits != app.limits),
+                ("http", taken.http != app.http),
             ] {
                 if differs {
                     note(&format!("app.{}.{name}", app.name));
@@ -65,10 +65,18 @@ impl App {
             path: self.path.clone(),
             instances: self.instances,
             shard_by: self.shard_by.clone(),
+            shared: self.shared.clone(),
             ..next.clone()
         };
-        (taken.limits.bus, taken.limits.bus_pause) = (self.limits.bus, self.limits.bus_pause);
+        self.limits.keep_until_restart(&mut taken.limits);
         taken
+    }
+}
+
+impl Limits {
+    /// The bus and the pool for passwords were made with these.
+    fn keep_until_restart(&self, new: &mut Limits) {
+        (new.bus, new.bus_pause, new.password_jobs) = (self.bus, self.bus_pause, self.password_jobs);
     }
 }
 
@@ -85,11 +93,12 @@ mod tests {
         let old = read(app);
         let new = read(&format!(
             "[server]\nlisten = \"127.0.0.1:1\"\nshutdown = \"1s\"\n[limits]\nbus = \"1 GiB\"\nmessage = 100\n[log]\nlevel = \"debug\"\n\
-             {app}instances = 3\norigins = [\"*\"]\nsettings = {{ x = 1 }}\n"
+             {app}instances = 3\norigins = [\"*\"]\nsettings = {{ x = 1 }}\nhttp.allow = [\"api.example.com\"]\n"
         ));
         let (merged, applied) = old.take_over(&new);
         let expected =
-            ["server.shutdown", "limits", "log", "app.a.origins", "app.a.settings", "app.a.limits"].map(str::to_owned);
+            ["server.shutdown", "limits", "log", "app.a.origins", "app.a.settings", "app.a.limits", "app.a.http"]
+                .map(str::to_owned);
         assert_eq!(applied, expected);
         assert_eq!(merged.server.shutdown, Duration::from_secs(1));
         assert_eq!((merged.limits.message, merged.apps[0].limits.message), (100, 100));

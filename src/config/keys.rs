@@ -3,11 +3,12 @@
 use std::{ops::RangeInclusive, time::Duration};
 
 use super::{
-    App, Limits, Log, Reload, Server, Static,
+    App, Http, Limits, Log, Reload, Server, Static, Store,
     scripts::plain_table,
     value::{
-        Given, Wrong, app_name, count, count_or_auto, duration, flag, listens, log_format, log_level, networks,
-        origins, path, path_pattern, path_prefix, script, shard_by, size, socket_path, subprotocols, variable_names,
+        Given, Wrong, app_name, count, count_or_auto, duration, flag, http_hosts, listens, log_format, log_level,
+        networks, origins, path, path_pattern, path_prefix, script, shard_by, shared, size, socket_path, subprotocols,
+        variable_names,
     },
 };
 
@@ -41,6 +42,7 @@ macro_rules! setting {
     };
 }
 
+const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// Sums of a few of these fit into any integer.
@@ -70,6 +72,9 @@ pub const SERVER_LIMITS: &[Setting<Limits>] = &[
     // The bus is made with these.
     setting!(bus_pause, AtRestart, size(1..=16 * GIB)),
     setting!(bus, AtRestart, size(1..=16 * GIB)),
+    // So is the pool of these.
+    setting!(password_jobs, AtRestart, count(1..=256)),
+    setting!(store_queue, AtReload, count(1..=COUNT_MAX)),
 ];
 
 /// Those of `[limits]` and `[app.limits]`.
@@ -102,7 +107,16 @@ pub const LIMITS: &[Setting<Limits>] = &[
     setting!(waiting, AtReload, count(1..=COUNT_MAX)),
     setting!(timers, AtReload, count(0..=COUNT_MAX)),
     setting!(rate_keys, AtReload, count(1..=COUNT_MAX)),
+    setting!(http_body, AtReload, size(1..=GIB)),
+    setting!(ws_sockets, AtReload, count(0..=COUNT_MAX)),
+    // SQLite takes no larger one.
+    setting!(store_value, AtReload, size(1..=GIB / 2)),
+    setting!(store_page, AtReload, size(1..=GIB)),
+    setting!(shared_memory, AtReload, size(1..=1_024 * GIB)),
 ];
+
+pub const STORE: &[Setting<Store>] =
+    &[setting!(path, AtRestart, path), setting!(size, AtRestart, size(MIB..=1_024 * GIB))];
 
 pub const RELOAD: &[Setting<Reload>] = &[
     setting!(watch, AtReload, flag),
@@ -114,32 +128,37 @@ pub const RELOAD: &[Setting<Reload>] = &[
 
 pub const LOG: &[Setting<Log>] = &[setting!(level, AtReload, log_level), setting!(format, AtReload, log_format)];
 
-/// Besides these an app has `limits`, a section of its own.
+/// Besides these an app has `limits` and `http`, sections of their own.
 pub const APP: &[Setting<App>] = &[
     setting!(name, AtRestart, app_name),
     setting!(path, AtRestart, path_pattern),
     setting!(script, AtReload, script),
     setting!(instances, AtRestart, count_or_auto(1..=1_024, |given| given.workers)),
     setting!(shard_by, AtRestart, shard_by),
+    setting!(shared, AtRestart, shared),
     setting!(origins, AtReload, origins),
     setting!(subprotocols, AtReload, subprotocols),
     setting!(env, AtReload, variable_names),
     setting!(settings, AtReload, plain_table),
 ];
 
+pub const HTTP: &[Setting<Http>] = &[setting!(allow, AtReload, http_hosts)];
+
 pub const STATIC: &[Setting<Static>] = &[setting!(path, AtReload, path_prefix), setting!(folder, AtReload, path)];
 
 /// The sections, and the names of their settings in the order of the lists.
-pub fn sections() -> [(&'static str, Vec<&'static str>); 6] {
+pub fn sections() -> [(&'static str, Vec<&'static str>); 8] {
     fn names<T>(settings: &[Setting<T>]) -> Vec<&'static str> {
         settings.iter().map(|setting| setting.name).collect()
     }
     [
         ("server", names(SERVER)),
         ("limits", [names(SERVER_LIMITS), names(LIMITS)].concat()),
+        ("store", names(STORE)),
         ("reload", names(RELOAD)),
         ("log", names(LOG)),
         ("app", [names(APP), vec!["limits"]].concat()),
+        ("app.http", names(HTTP)),
         ("static", names(STATIC)),
     ]
 }

@@ -64,6 +64,7 @@ impl Default for Config {
             file: None,
             server: Server::default(),
             limits: Limits::default(),
+            store: Store::default(),
             reload: Reload::default(),
             log: Log::default(),
             apps: Vec::new(),

@@ -50,7 +50,7 @@ fn default_port(scheme: &str) -> Option<u16> {
 }
 
 /// The host in lower case, an IPv6 literal in its shortest form, and the port.
-fn split_host(authority: &str) -> Option<(String, Option<u16>)> {
+pub fn split_host(authority: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (literal, rest) = rest.split_once(']')?;

@@ -16,7 +16,7 @@ use super::{
     App, Config, ConfigError, Limits, ShardBy, Static,
     environment::{Environment, FILE, in_variable},
     error::{Problem, line_of, nearest},
-    keys::{APP, LIMITS, LOG, RELOAD, SERVER, SERVER_LIMITS, STATIC, Setting, sections},
+    keys::{APP, HTTP, LIMITS, LOG, RELOAD, SERVER, SERVER_LIMITS, STATIC, STORE, Setting, sections},
     parse_duration, parse_size,
     pattern::PathPattern,
     scripts::{has, set},
@@ -36,6 +36,7 @@ pub fn read(text: &str, file: Option<&Path>, env: &[(String, String)]) -> Result
     let folder = file.and_then(Path::parent).unwrap_or(Path::new("")).to_owned();
     let mut config = Config { file: file.map(Path::to_owned), ..Config::default() };
     config.server.control = folder.join(&config.server.control);
+    config.store.path = folder.join(&config.store.path);
     let mut reader = Reader {
         text,
         file,
@@ -93,7 +94,7 @@ type Key<'a> = Spanned<DeString<'a>>;
 
 impl Reader<'_> {
     fn config(&mut self, root: &DeTable, config: &mut Config) {
-        let known = sections().map(|(name, _)| name);
+        let known: Vec<_> = sections().into_iter().map(|(name, _)| name).filter(|name| !name.contains('.')).collect();
         for (key, _) in in_order(root) {
             if !known.contains(&key.get_ref().as_ref()) {
                 self.unknown_key(&key, "", &known);
@@ -105,6 +106,8 @@ impl Reader<'_> {
         self.workers = config.server.workers;
         let limits = table(self, "limits");
         self.section(&Section::top("limits"), &[SERVER_LIMITS, LIMITS], limits, &mut config.limits);
+        let store = table(self, "store");
+        self.section(&Section::top("store"), &[STORE], store, &mut config.store);
         let reload = table(self, "reload");
         self.section(&Section::top("reload"), &[RELOAD], reload, &mut config.reload);
         let log = table(self, "log");
@@ -126,8 +129,8 @@ impl Reader<'_> {
         for (key, value) in table.map(in_order).unwrap_or_default() {
             match settings().find(|setting| setting.name == key.get_ref()) {
                 Some(setting) => self.read_value(section, setting, value, into),
-                // An app's limits are a section of their own.
-                None if section.name == "app" && key.get_ref() == "limits" => {}
+                // Sections of their own.
+                None if section.name == "app" && matches!(key.get_ref().as_ref(), "limits" | "http") => {}
                 None => {
                     let known: Vec<_> = settings().map(|setting| setting.name).collect();
                     self.unknown_key(&key, section.name, &known);
@@ -183,9 +186,12 @@ impl Reader<'_> {
             self.settings(&format!("{variables}SETTINGS__"), &mut app.settings);
         }
         let own = table.get("limits").and_then(|value| self.table("app.limits", value));
-        let variables = variables.map(|variables| format!("{variables}LIMITS__"));
-        let section = Section { name: "app.limits", address: format!("{address}.limits"), variables };
+        let below = |name: &str| variables.as_ref().map(|variables| format!("{variables}{name}__"));
+        let section = Section { name: "app.limits", address: format!("{address}.limits"), variables: below("LIMITS") };
         self.section(&section, &[LIMITS], own, &mut app.limits);
+        let http = table.get("http").and_then(|value| self.table("app.http", value));
+        let section = Section { name: "app.http", address: format!("{address}.http"), variables: below("HTTP") };
+        self.section(&section, &[HTTP], http, &mut app.http);
         self.require(&address, "app", &["name", "path", "script"], span);
         app
     }

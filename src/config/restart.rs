@@ -2,7 +2,7 @@
 
 use super::{
     Config,
-    keys::{APP, LIMITS, LOG, RELOAD, SERVER, SERVER_LIMITS, restart_needed},
+    keys::{APP, LIMITS, LOG, RELOAD, SERVER, SERVER_LIMITS, STORE, restart_needed},
 };
 
 impl Config {
@@ -13,6 +13,7 @@ impl Config {
             .map(|name| format!("server.{name}"))
             .chain(restart_needed(SERVER_LIMITS, &self.limits, &new.limits).map(|name| format!("limits.{name}")))
             .chain(restart_needed(LIMITS, &self.limits, &new.limits).map(|name| format!("limits.{name}")))
+            .chain(restart_needed(STORE, &self.store, &new.store).map(|name| format!("store.{name}")))
             .chain(restart_needed(RELOAD, &self.reload, &new.reload).map(|name| format!("reload.{name}")))
             .chain(restart_needed(LOG, &self.log, &new.log).map(|name| format!("log.{name}")))
             .collect();

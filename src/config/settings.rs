@@ -1,6 +1,12 @@
 //! The settings, as the rest of the relay reads them: checked, with every default filled in.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
@@ -13,6 +19,7 @@ pub struct Config {
     pub file: Option<PathBuf>,
     pub server: Server,
     pub limits: Limits,
+    pub store: Store,
     pub reload: Reload,
     pub log: Log,
     pub apps: Vec<Arc<App>>,
@@ -57,6 +64,10 @@ pub struct Limits {
     /// connections, above `bus` a publish is refused with `busy`.
     pub bus_pause: usize,
     pub bus: usize,
+    /// Passwords that are hashed or verified at one time.
+    pub password_jobs: usize,
+    /// Operations that may wait for the store; above it, one more is refused with `busy`.
+    pub store_queue: usize,
     // ── one connection ──
     pub message: usize,
     pub fragments: usize,
@@ -93,6 +104,25 @@ pub struct Limits {
     pub timers: usize,
     /// Keys of `relay.rate` in one instance.
     pub rate_keys: usize,
+    /// Bytes of the body of a response to `relay.http`.
+    pub http_body: usize,
+    /// What `relay.ws` has open in one instance.
+    pub ws_sockets: usize,
+    /// Bytes of one value in the store, as it lies on disk.
+    pub store_value: usize,
+    /// Bytes of all keys and values of one `relay.store.list`.
+    pub store_page: usize,
+    /// Bytes in `relay.shared`, of all who share it.
+    pub shared_memory: usize,
+}
+
+/// What is kept on disk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Store {
+    /// Opened when a script first uses it.
+    pub path: PathBuf,
+    /// Bytes of the file.
+    pub size: usize,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -126,6 +156,8 @@ pub struct App {
     pub script: PathBuf,
     pub instances: usize,
     pub shard_by: Option<ShardBy>,
+    /// The name of the `relay.shared` that it has together with other apps; None for one of its own.
+    pub shared: Option<String>,
     pub origins: Origins,
     pub subprotocols: Vec<String>,
     /// A table, as `relay.config` shows it.
@@ -134,6 +166,39 @@ pub struct App {
     pub env: Vec<String>,
     /// The top level's limits with this app's own in their place.
     pub limits: Limits,
+    /// What the script may reach by `relay.http` and `relay.ws`.
+    pub http: Http,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Http {
+    pub allow: Vec<HttpHost>,
+}
+
+/// A host that scripts may reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpHost {
+    pub host: Host,
+    /// None is every port.
+    pub port: Option<u16>,
+}
+
+/// A host as a URL has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    /// In lower case.
+    Name(String),
+    Address(IpAddr),
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Host::Name(name) => f.write_str(name),
+            Host::Address(IpAddr::V4(address)) => write!(f, "{address}"),
+            Host::Address(IpAddr::V6(address)) => write!(f, "[{address}]"),
+        }
+    }
 }
 
 impl App {
@@ -145,11 +210,13 @@ impl App {
             script: script.into(),
             instances: 1,
             shard_by: None,
+            shared: None,
             origins: Origins::Same,
             subprotocols: Vec::new(),
             settings: Plain::Table(Box::default()),
             env: Vec::new(),
             limits: Limits::default(),
+            http: Http::default(),
         }
     }
 }
@@ -194,6 +261,8 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(5),
             bus_pause: 4 * MIB,
             bus: 16 * MIB,
+            password_jobs: 2,
+            store_queue: 10_000,
             message: MIB,
             fragments: 131_072,
             message_timeout: Duration::from_secs(30),
@@ -218,7 +287,18 @@ impl Default for Limits {
             waiting: 10_000,
             timers: 10_000,
             rate_keys: 100_000,
+            http_body: MIB,
+            ws_sockets: 1_000,
+            store_value: MIB,
+            store_page: 16 * MIB,
+            shared_memory: 64 * MIB,
         }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Store {
+        Store { path: "data/moonwire.db".into(), size: 16 * 1024 * MIB }
     }
 }
 

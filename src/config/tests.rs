@@ -135,6 +135,15 @@ fn the_examples_in_the_docs_can_be_read() {
 // ── what a file may say ──
 
 #[test]
+fn the_store_lies_beside_the_file_and_apps_may_share_memory() {
+    let config = read(&format!("{APP}shared = \"games\"\n[store]\nsize = \"1 GiB\"\n"));
+    assert_eq!(config.apps[0].shared.as_deref(), Some("games"));
+    assert_eq!((config.store.path.to_str(), config.store.size), (Some("etc/data/moonwire.db"), 1 << 30));
+    let error = read_with(&format!("{APP}shared = \"my games\"\n"), &[]).unwrap_err().to_string();
+    assert!(error.contains("app.shared must be a name made of letters"), "{error}");
+}
+
+#[test]
 fn a_file_says_what_differs_from_the_defaults() {
     let config = read(
         r#"
@@ -166,6 +175,8 @@ fn a_file_says_what_differs_from_the_defaults() {
         settings.secret = "s"
         [app.limits]
         message = "1 KiB"
+        [app.http]
+        allow = ["API.example.com", "api.example.com:8443", "127.0.0.1:9000", "[0::1]:9000", "localhost", "api.2nd"]
         [[static]]
         path = "/assets/"
         folder = "/srv/assets"
@@ -195,7 +206,24 @@ fn a_file_says_what_differs_from_the_defaults() {
     assert_eq!((app.subprotocols.len(), app.env.as_slice()), (2, &["SECRET".to_owned()][..]));
     assert_eq!(app.settings.get("secret"), Some(&Plain::string("s")));
     assert_eq!(app.limits, Limits { message: 1_024, ..limits });
+    let allowed: Vec<_> = app.http.allow.iter().map(|each| (each.host.to_string(), each.port)).collect();
+    let expected = [
+        ("api.example.com", None),
+        ("api.example.com", Some(8443)),
+        ("127.0.0.1", Some(9000)),
+        ("[::1]", Some(9000)),
+        ("localhost", None),
+        ("api.2nd", None),
+    ];
+    assert_eq!(allowed, expected.map(|(host, port)| (host.to_owned(), port)));
     assert_eq!(config.statics, [Static { path: "/assets/".to_owned(), folder: "/srv/assets".into() }]);
+}
+
+#[test]
+fn a_variable_lists_the_hosts_that_a_script_may_reach() {
+    let config = read_env(APP, &[("MOONWIRE_APP__CHAT__HTTP__ALLOW", "a.example, [::1]:9000")]);
+    let allowed: Vec<_> = config.apps[0].http.allow.iter().map(|each| (each.host.to_string(), each.port)).collect();
+    assert_eq!(allowed, [("a.example".to_owned(), None), ("[::1]".to_owned(), Some(9000))]);
 }
 
 #[test]
@@ -394,6 +422,25 @@ fn an_app_that_could_not_work_is_refused() {
         "app.subprotocols must be a name as HTTP has them, such as \"chat.v1\", got \"a b\"",
     );
     check_app("subprotocols = [\"a\", \"a\"]", "app.subprotocols has \"a\" twice");
+    let hosts = "a host such as \"api.example.com\", \"api.example.com:8443\", \"127.0.0.1:9000\" or \"[::1]:9000\"";
+    for (host, expected) in [
+        ("https://a.example/x", " / without scheme and path: \"a.example\""),
+        ("*.a.example", " / there are no patterns: list each host"),
+        ("::1", " / an IPv6 address stands in brackets: \"[::1]\""),
+        ("127.0x1", " / an IPv4 address is written with four decimal numbers: \"127.0.0.1\""),
+        ("0x7f.1", " / an IPv4 address is written with four decimal numbers: \"127.0.0.1\""),
+        ("a.example.", " / write it without the dot at its end"),
+        ("a.example:0", " / leave the port out to allow every port"),
+        ("a.example:99999", ""),
+        ("a.example/x", ""),
+    ] {
+        check_app(
+            &format!("http.allow = [{host:?}]"),
+            &format!("app.http.allow must be {hosts}, got {host:?}{expected}"),
+        );
+    }
+    check_app("http.allow = [\"a\", \"A\"]", "app.http.allow has \"a\" twice");
+    check_app("http.alow = []", "unknown setting `app.http.alow` / did you mean `allow`?");
     check_app("env = [\"A=B\"]", "app.env must be the name of a variable, got \"A=B\"");
     check_app("settings = 1", "app.settings must be a table, got 1 / write it below [app.settings]");
     check(

@@ -14,9 +14,9 @@ use toml::de::DeValue;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Listen, LogFormat, Origins, ShardBy,
+    Host, HttpHost, Listen, LogFormat, Origins, ShardBy,
     error::nearest,
-    origin::Origin,
+    origin::{Origin, split_host},
     parse_duration, parse_size,
     pattern::PathPattern,
     units::{show_duration, show_size},
@@ -304,6 +304,11 @@ pub fn shard_by(given: &Given) -> Result<Option<ShardBy>, Wrong> {
     Ok(Some(shard_by))
 }
 
+/// The name of what several apps share.
+pub fn shared(given: &Given) -> Result<Option<String>, Wrong> {
+    app_name(given).map(Some)
+}
+
 // ── lists ──
 
 pub fn listens(given: &Given) -> Result<Vec<Listen>, Wrong> {
@@ -413,6 +418,60 @@ fn origin(given: &Given) -> Result<String, Wrong> {
         return Err(wanted().hint("browsers write other alphabets in punycode: https://xn--bcher-kva.example"));
     }
     Origin::parse(text).map(|origin| origin.to_string()).ok_or_else(wanted)
+}
+
+pub fn http_hosts(given: &Given) -> Result<Vec<HttpHost>, Wrong> {
+    let hosts = given.one_or_more("a list of hosts such as [\"api.example.com\", \"127.0.0.1:9000\"]", http_host)?;
+    match hosts.iter().enumerate().find(|(place, host)| hosts[..*place].contains(host)) {
+        Some((_, HttpHost { host, port: None })) => Err(given.wrong(format!("has \"{host}\" twice"))),
+        Some((_, HttpHost { host, port: Some(port) })) => Err(given.wrong(format!("has \"{host}:{port}\" twice"))),
+        None => Ok(hosts),
+    }
+}
+
+fn http_host(given: &Given) -> Result<HttpHost, Wrong> {
+    let wanted = || {
+        given.must_be(
+            "a host such as \"api.example.com\", \"api.example.com:8443\", \"127.0.0.1:9000\" or \"[::1]:9000\"",
+        )
+    };
+    let text = given.text().ok_or_else(wanted)?;
+    if let Some((_, rest)) = text.split_once("://") {
+        let host = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+        return Err(wanted().hint(format!("without scheme and path: \"{host}\"")));
+    }
+    if text.contains('*') {
+        return Err(wanted().hint("there are no patterns: list each host"));
+    }
+    if !text.is_ascii() {
+        return Err(wanted().hint("other alphabets are written in punycode: xn--bcher-kva.example"));
+    }
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return Err(wanted().hint(format!("an IPv6 address stands in brackets: \"[{text}]\"")));
+    }
+    let (host, port) = split_host(text).ok_or_else(wanted)?;
+    if port == Some(0) {
+        return Err(wanted().hint("leave the port out to allow every port"));
+    }
+    let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&host);
+    let host = match address.parse::<IpAddr>() {
+        Ok(address) => Host::Address(address),
+        // A URL that ends in a number has an address for its host, in whatever spelling.
+        Err(_) if host.rsplit('.').next().is_some_and(is_number) => {
+            return Err(wanted().hint("an IPv4 address is written with four decimal numbers: \"127.0.0.1\""));
+        }
+        Err(_) if host.ends_with('.') => return Err(wanted().hint("write it without the dot at its end")),
+        Err(_) => Host::Name(host),
+    };
+    Ok(HttpHost { host, port })
+}
+
+/// As URLs write numbers: `127`, `0177`, `0x7f`.
+fn is_number(label: &str) -> bool {
+    match label.strip_prefix("0x") {
+        Some(digits) => digits.chars().all(|c| c.is_ascii_hexdigit()),
+        None => !label.is_empty() && label.chars().all(|c| c.is_ascii_digit()),
+    }
 }
 
 pub fn subprotocols(given: &Given) -> Result<Vec<String>, Wrong> {

@@ -18,7 +18,7 @@ use tokio::{
 use super::*;
 use crate::{
     acceptor::Gate,
-    config::{Limits, Log, Origins, Reload, Server, Static},
+    config::{Http, Limits, Log, Origins, Reload, Server, Static},
     harness::{alone, resident},
     plain::Plain,
 };
@@ -129,6 +129,7 @@ impl Relay {
                 shutdown: Duration::from_secs(1),
             },
             limits: Limits::default(),
+            store: crate::config::Store::default(),
             reload: Reload::default(),
             log: Log::default(),
             apps: vec![],
@@ -142,11 +143,13 @@ impl Relay {
             script: PathBuf::from("chat.lua"),
             instances: 1,
             shard_by: None,
+            shared: None,
             origins: Origins::Same,
             subprotocols: vec!["chat.v1".to_owned()],
             settings: Plain::Nil,
             env: vec![],
             limits,
+            http: Http::default(),
         };
         config.apps.push(Arc::new(app));
         let gate = Gate::new(&config.limits, &config.server.trusted_proxies);

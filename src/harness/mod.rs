@@ -13,7 +13,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     future::Future,
-    path::Path,
+    path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -32,7 +32,8 @@ use crate::{
     outbox::{Dirty, Outbox, Sent},
     peer::Request,
     reload::{Reloader, report::AppReport},
-    script::Ticker,
+    script::{PasswordPool, Ticker},
+    store::{Store, Stores},
     wire,
     worker::{self, InstanceSpec},
 };
@@ -66,7 +67,10 @@ pub struct Relay {
     links: RefCell<Slab<Rc<Link>>>,
     /// Rises with everything that a peer sends or receives.
     activity: Cell<u64>,
+    passwords: PasswordPool,
     _ticker: Ticker,
+    /// Removed at the end, with what is in it.
+    folder: Option<PathBuf>,
 }
 
 /// A virtual peer's end of its connection.
@@ -97,8 +101,19 @@ pub struct Peer {
 }
 
 impl Relay {
-    /// Loads the app; its script's mistakes come back in the report.
+    /// Loads the app; its script's mistakes come back in the report. Its store is its own.
     pub async fn start(config: config::App) -> Result<Relay, AppReport> {
+        let mut name = [0; 8];
+        getrandom::fill(&mut name).expect("the system has randomness");
+        // The store makes it when it is first used.
+        let folder = std::env::temp_dir().join(format!("moonwire-store-{:016x}", u64::from_le_bytes(name)));
+        let mut relay = Relay::start_with(config, &folder.join("moonwire.db")).await?;
+        relay.folder = Some(folder);
+        Ok(relay)
+    }
+
+    /// The same with its store in the file `store`, which stays.
+    pub async fn start_with(config: config::App, store: &Path) -> Result<Relay, AppReport> {
         let ticker = Ticker::start().expect("a thread can be started");
         let budget = Rc::new(ticker.budget());
         let clock = Clock::virtual_from(EPOCH);
@@ -109,6 +124,8 @@ impl Relay {
         let app = App { name: config.name.as_str().into(), instances: handles.into() };
         let bus: Bus = worker::bus((0..count).map(|number| (number, 0)), &[post]);
         let directory = Arc::default();
+        let passwords = PasswordPool::new(config.limits.password_jobs);
+        let stores = Stores { disk: Arc::new(Store::inline(store.to_owned())), shared: Arc::default() };
         let of = config.clone();
         let spec = |(number, orders)| InstanceSpec {
             number,
@@ -118,6 +135,8 @@ impl Relay {
             bus: bus.clone(),
             all: bus.clone(),
             directory: Arc::clone(&directory),
+            passwords: passwords.clone(),
+            stores: stores.clone(),
             orders,
         };
         let specs = (0..count).zip(orders).map(spec);
@@ -131,7 +150,9 @@ impl Relay {
             dirty: Dirty::new(),
             links: RefCell::default(),
             activity: Cell::new(0),
+            passwords: passwords.clone(),
             _ticker: ticker,
+            folder: None,
         };
         tokio::task::spawn_local(worker::deliver(inbound, relay.instances.clone()));
         let report = relay.reload().await;
@@ -240,7 +261,8 @@ impl Relay {
             let before = self.activity.get();
             self.flush();
             tokio::task::yield_now().await;
-            quiet = if self.activity.get() == before && self.dirty.is_empty() { quiet + 1 } else { 0 };
+            let at_rest = self.activity.get() == before && self.dirty.is_empty() && !self.passwords.is_busy();
+            quiet = if at_rest { quiet + 1 } else { 0 };
         }
     }
 
@@ -283,6 +305,14 @@ impl Relay {
 
     fn happened(&self) {
         self.activity.set(self.activity.get() + 1);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Some(folder) = &self.folder {
+            let _ = std::fs::remove_dir_all(folder); // a script that stored nothing has made none
+        }
     }
 }
 

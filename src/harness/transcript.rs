@@ -3,7 +3,7 @@
 //! ```text
 //! alice opens            a peer connects; `alice opens /chat/lobby?x=1` says where
 //! alice > hi             she sends
-//! bob < hi               he has received
+//! bob < hi               he has received (of JSON objects, the order of members does not count)
 //! alice closes 4000 bye  she closes; `alice vanishes` without a close frame
 //! bob is closed 1011     the relay has closed him
 //! eve is refused 401     in place of `eve opens`
@@ -50,6 +50,12 @@ async fn play(config: crate::config::App, text: &str) -> Result<(), String> {
     transcript.end().await
 }
 
+/// Two objects in JSON are the same in whatever order their members come.
+fn is_same(got: &str, expected: &str) -> bool {
+    let object = |text: &str| serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).ok();
+    got == expected || object(got).is_some_and(|got| object(expected).is_some_and(|expected| got == expected))
+}
+
 /// A transcript that is being played.
 pub struct Transcript<'a> {
     relay: &'a Relay,
@@ -86,7 +92,7 @@ impl<'a> Transcript<'a> {
         } else if let Some(expected) = rest.strip_prefix("< ") {
             self.relay.settle().await;
             let got = peer.receive_text();
-            if got.as_deref() != Some(expected) {
+            if !got.as_deref().is_some_and(|got| is_same(got, expected)) {
                 let got = got.map_or("nothing has come".to_owned(), |got| format!("{name} < {got}"));
                 return Err(self.failure(&got));
             }

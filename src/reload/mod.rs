@@ -98,6 +98,10 @@ impl Inside {
         let files = state.sources.as_ref().map_or_else(Vec::new, |sources| sources.changed());
         let same_script = state.sources.is_some() && *state.config == *config;
         if same_script && files.is_empty() {
+            if state.refused.take().is_some() {
+                let generation = state.generation;
+                tracing::info!(app = %self.app.name, generation, "what was refused has been undone, generation {generation} goes on");
+            }
             return Outcome::Unchanged;
         }
         let from = state.generation;
@@ -192,14 +196,9 @@ pub fn log(report: &Report) {
             Outcome::Unchanged => {}
             Outcome::Reloaded { from, to, files, ms } => {
                 let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
-                tracing::info!(
-                    app = app.app,
-                    generation = to,
-                    from,
-                    ms = format!("{ms:.1}"),
-                    files = files.join(", "),
-                    "reloaded"
-                );
+                // None where only the configuration has changed.
+                let files = (!files.is_empty()).then(|| files.join(", "));
+                tracing::info!(app = app.app, generation = to, from, ms = format!("{ms:.1}"), files, "reloaded");
             }
             Outcome::Failed { generation, error, .. } => tracing::error!(
                 app = app.app,

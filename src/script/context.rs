@@ -10,6 +10,7 @@ use crate::{
     clock::Clock,
     config,
     hub::{Conn, Hub},
+    store::Stores,
 };
 
 /// How far a generation has come.
@@ -29,6 +30,7 @@ pub struct Context {
     pub instances: u16,
     pub clock: Clock,
     pub hub: Rc<Hub>,
+    pub stores: Stores,
     pub phase: Cell<Phase>,
     /// The connection whose callback runs.
     pub current: RefCell<Option<Rc<Conn>>>,

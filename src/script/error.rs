@@ -5,6 +5,9 @@ use mlua::Error;
 /// The name under which the prelude's own frames appear; they are not shown.
 pub const PRELUDE: &str = "[moonwire]";
 
+/// What the names of all chunks of our own begin with: the prelude, and `[moonwire.router]` and the like.
+pub const CARRIED: &str = "[moonwire";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     /// The script raised, or called something wrongly.
@@ -92,13 +95,16 @@ impl std::fmt::Display for ScriptError {
 
 impl std::error::Error for ScriptError {}
 
-/// `text` with the place of the innermost frame in front, unless it begins with a place already.
+/// `text` with the place of the innermost frame in front, unless it begins with a place in the script already.
 fn at_position(text: &str, frames: &str) -> String {
-    if position(text).is_some() {
+    let at = position(text);
+    if at.is_some_and(|(file, _)| !file.starts_with(CARRIED)) {
         return text.to_owned();
     }
+    let what =
+        at.and_then(|(file, _)| text[file.len() + 1..].split_once(':')).map_or(text, |(_, what)| what.trim_start());
     match frames.lines().next().and_then(place_of_frame) {
-        Some(place) => format!("{place}: {text}"),
+        Some(place) => format!("{place}: {what}"),
         None => text.to_owned(),
     }
 }
@@ -137,7 +143,7 @@ fn own_frames(traceback: &str) -> String {
             || line == "stack traceback:"
             || line.starts_with("[C]")
             || line.starts_with("__mlua_")
-            || line.starts_with(PRELUDE)
+            || line.starts_with(CARRIED)
         {
             continue;
         }
@@ -185,6 +191,18 @@ mod tests {
         assert_eq!(error.traceback, "scripts/chat.lua:12: in function 'on_message'");
         let error = ScriptError::raised("stopped").with_traceback("scripts/chat.lua:12\n");
         assert_eq!(error.message, "scripts/chat.lua:12: stopped");
+    }
+
+    #[test]
+    fn an_error_within_a_carried_library_is_placed_at_the_line_that_called_it() {
+        let error = Error::RuntimeError(
+            "[moonwire.router]:7: attempt to index nil with 'y'\nstack traceback:\n\t[moonwire.router]:7: in function 'on'\n\tscripts/chat.lua:9: in function 'b'".into(),
+        );
+        let error = ScriptError::from_lua(&error);
+        assert_eq!(error.message, "scripts/chat.lua:9: attempt to index nil with 'y'");
+        assert_eq!(error.traceback, "scripts/chat.lua:9: in function 'b'");
+        let error = ScriptError::raised("[moonwire.router]:7: no").with_traceback("[moonwire.router]:7\na.lua:2\n");
+        assert_eq!(error.message, "a.lua:2: no");
     }
 
     #[test]

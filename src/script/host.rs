@@ -181,6 +181,11 @@ pub fn answer(result: Result<(), Why>) -> (bool, Option<&'static str>) {
     }
 }
 
+/// The same of what is not about the hub.
+pub fn answer_of(result: Result<(), &'static str>) -> (bool, Option<&'static str>) {
+    (result.is_ok(), result.err())
+}
+
 /// `value` as JSON; the inner error is for the script's `false, why`.
 pub fn json_text(context: &Context, value: &Value) -> mlua::Result<Result<Vec<u8>, String>> {
     let mut text = Vec::new();

@@ -8,10 +8,14 @@ use std::{
 
 use mlua::{Function, Lua, Table, Value, chunk::ChunkMode};
 
-use crate::script::{args, error::ScriptError};
+use crate::script::{
+    args,
+    error::{CARRIED, ScriptError},
+    sandbox,
+};
 
 /// The callbacks that a script may have.
-pub const CALLBACKS: [&str; 12] = [
+pub const CALLBACKS: [&str; 13] = [
     "authenticate",
     "on_open",
     "on_message",
@@ -22,9 +26,14 @@ pub const CALLBACKS: [&str; 12] = [
     "on_start",
     "on_stop",
     "on_event",
+    "on_alarm",
     "migrate",
     "migrate_conn",
 ];
+
+/// The libraries that the binary carries, by what follows `moonwire.` in their names.
+const LIBRARIES: [(&str, &str); 2] =
+    [("router", include_str!("lib/router.lua")), ("shape", include_str!("lib/shape.lua"))];
 
 /// The files of one generation, each read once: all instances load the very same text.
 #[derive(Debug)]
@@ -86,7 +95,13 @@ impl Sources {
             ));
         }
         if name == "moonwire" || name.starts_with("moonwire.") {
-            return Err(format!("require(\"{name}\"): this release of moonwire has no library of that name"));
+            let library = name.strip_prefix("moonwire.").filter(|library| library_text(library).is_some());
+            return library.map(|library| PathBuf::from(chunk_name(library))).ok_or_else(|| {
+                let there_are = LIBRARIES.map(|(name, _)| format!("moonwire.{name}")).join(", ");
+                format!(
+                    "require(\"{name}\"): this release of moonwire has no library of that name (it has {there_are})"
+                )
+            });
         }
         let folder = self.folder();
         let path = name.replace('.', "/");
@@ -108,6 +123,12 @@ impl Sources {
     }
 
     fn compile(&self, lua: &Lua, path: &Path, environment: &Table) -> mlua::Result<Function> {
+        if let Some((library, text)) = LIBRARIES.iter().find(|(name, _)| Path::new(&chunk_name(name)) == path) {
+            // In an environment of its own: what a script defines must not change a library.
+            let environment = sandbox::environment(lua)?;
+            let chunk = lua.load(*text).set_name(format!("={}", chunk_name(library))).set_mode(ChunkMode::Text);
+            return chunk.set_environment(environment).into_function();
+        }
         let text =
             self.read(path).map_err(|error| mlua::Error::external(ScriptError::load(cannot_read(path, &error))))?;
         lua.load(&*text)
@@ -116,6 +137,15 @@ impl Sources {
             .set_environment(environment.clone())
             .into_function()
     }
+}
+
+fn library_text(name: &str) -> Option<&'static str> {
+    LIBRARIES.iter().find(|(library, _)| *library == name).map(|(_, text)| *text)
+}
+
+/// What a carried library is called in errors, and no file can be: the names of those end in `.lua` or `.luau`.
+fn chunk_name(library: &str) -> String {
+    format!("{CARRIED}.{library}]")
 }
 
 fn cannot_read(path: &Path, error: &std::io::Error) -> String {
@@ -140,6 +170,10 @@ pub(super) fn register(lua: &Lua, host: &Table, sources: &Arc<Sources>, environm
             }
         })?,
     )?;
+    let is_carried = |_: &Lua, key: mlua::LuaString| {
+        Ok(key.as_bytes().starts_with(CARRIED.as_bytes()) && key.as_bytes().ends_with(b"]"))
+    };
+    host.set("is_carried", lua.create_function(is_carried)?)?;
     let (from, environment) = (sources.clone(), environment.clone());
     let compile = move |lua: &Lua, path: mlua::LuaString| from.compile(lua, Path::new(&*path.to_str()?), &environment);
     host.set("compile", lua.create_function(compile)?)

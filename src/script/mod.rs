@@ -9,6 +9,7 @@ mod error;
 mod load;
 pub mod sandbox;
 
+mod alarms;
 mod budget;
 mod run;
 mod tasks;
@@ -21,8 +22,9 @@ mod state;
 
 mod vm;
 
+pub use alarms::Alarms;
 pub use api::{
-    RateTable,
+    PasswordPool, RateTable,
     relay::Refusal,
     request::{self, table as request_table},
 };

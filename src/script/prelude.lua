@@ -35,6 +35,19 @@ local function waits(name, begin)
   end
 end
 
+-- Waits for its turn at a key, then computes and writes; again, if another value has come in meanwhile.
+local function update(name, begin, write)
+  local held, written = waits(name, begin), waits(name, write)
+  return function(key, fn, options)
+    local token, why = held(key, fn, options)
+    local value
+    while token do
+      token, value, why = written(token, fn, options)
+    end
+    return value, why
+  end
+end
+
 local function caught(ok, ...)
   if ok then
     return true, ...
@@ -111,6 +124,9 @@ local function close(co)
   return raw_close(co)
 end
 
+-- What only the libraries that the binary carries get: the host adds to it.
+local carried = { raise = raise }
+
 -- require: each module runs once in a generation.
 local loaded = {}
 local loading = {}
@@ -129,8 +145,11 @@ local function require_module(name)
   end
   loading[key] = true
   local chunk = host.compile(key)
-  local module = chunk(name)
+  local ok, module = raw_pcall(chunk, name, host.is_carried(key) and carried or nil)
   loading[key] = nil
+  if not ok then
+    error(module, 0)
+  end
   if module == nil then
     module = true
   end
@@ -140,10 +159,12 @@ end
 
 return {
   waits = waits,
+  update = update,
   pcall = protected,
   xpcall = handled,
   resume = resume,
   wrap = wrap,
   close = close,
   require = require_module,
+  carried = carried,
 }

@@ -82,24 +82,25 @@ impl Runner {
     /// Goes on with a callback whose wait has ended.
     pub fn resume(&self, suspended: Suspended, waited: Waited) -> Ran {
         let Suspended { thread, conn, cancelled, .. } = suspended;
-        let mut values = match waited {
+        let made = match waited {
             Waited::Raise(message) => {
                 return match self.lua.create_string(message) {
                     Ok(message) => self.step(thread, (false, message), conn, cancelled),
                     Err(error) => Ran::Failed(ScriptError::from_lua(&error)),
                 };
             }
-            Waited::Return(values) => values,
-        };
-        let mut args = MultiValue::with_capacity(values.len() + 1);
-        args.push_back(Value::Boolean(true));
-        for plain in values.drain(..) {
-            match super::plain::from_plain(&self.lua, &plain) {
-                Ok(value) => args.push_back(value),
-                Err(error) => return Ran::Failed(ScriptError::from_lua(&error)),
+            Waited::Return(values) => {
+                values.iter().map(|plain| super::plain::from_plain(&self.lua, plain)).collect::<mlua::Result<_>>()
             }
+            Waited::Make(make) => make(&self.lua),
+        };
+        match made {
+            Ok(mut args) => {
+                args.push_front(Value::Boolean(true));
+                self.step(thread, args, conn, cancelled)
+            }
+            Err(error) => Ran::Failed(ScriptError::from_lua(&error)),
         }
-        self.step(thread, args, conn, cancelled)
     }
 
     /// Goes on with a callback that must end: its wait raises `why`, and so does every later one.

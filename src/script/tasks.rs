@@ -8,26 +8,43 @@ use std::{
     time::Duration,
 };
 
-use mlua::Function;
+use mlua::{Function, Lua, MultiValue};
 use tokio::sync::Notify;
 
 use crate::plain::Plain;
 
 /// What the script gets when its wait has ended.
-#[derive(Debug)]
 pub enum Waited {
     Return(Vec<Plain>),
+    /// What is no plain data is made when the VM is at hand.
+    Make(Make),
     /// A mistake, raised at the line that waited.
     Raise(String),
 }
+
+pub type Make = Box<dyn FnOnce(&Lua) -> mlua::Result<MultiValue>>;
 
 pub type Wait = Pin<Box<dyn Future<Output = Waited>>>;
 
 /// Work that a script starts and that ends with its generation.
 pub enum Start {
     Spawn(Function),
-    After { delay: Duration, function: Function, cancel: Rc<Cancel> },
-    Every { period: Duration, function: Function, cancel: Rc<Cancel> },
+    After {
+        delay: Duration,
+        function: Function,
+        cancel: Rc<Cancel>,
+    },
+    Every {
+        period: Duration,
+        function: Function,
+        cancel: Rc<Cancel>,
+    },
+    /// The one kind that does not: an alarm is the instance's.
+    Alarm {
+        key: Box<[u8]>,
+        delay: Duration,
+        cancel: Rc<Cancel>,
+    },
 }
 
 /// Whether a timer has been cancelled, or has fired for the last time.

@@ -16,7 +16,8 @@ use crate::{
     plain::Plain,
     script::{
         Context, Phase,
-        api::{self, RateTable},
+        alarms::Alarms,
+        api::{self, PasswordPool, RateTable},
         budget::Budget,
         error::{PRELUDE, ScriptError},
         host::Host,
@@ -26,6 +27,7 @@ use crate::{
         state::{Shelf, States},
         tasks::{Start, Tasks, Waited},
     },
+    store::Stores,
 };
 
 /// What every generation of an instance has in common.
@@ -35,15 +37,39 @@ pub struct Home {
     pub instances: u16,
     pub clock: Clock,
     pub hub: Rc<Hub>,
+    pub stores: Stores,
     pub budget: Rc<Budget>,
     pub shelf: Rc<Shelf>,
     pub rates: Rc<RefCell<RateTable>>,
+    pub alarms: Rc<Alarms>,
+    pub passwords: PasswordPool,
     epochs: Cell<u64>,
 }
 
 impl Home {
-    pub fn new(place: u16, instances: u16, clock: Clock, hub: Rc<Hub>, budget: Rc<Budget>) -> Home {
-        Home { place, instances, clock, hub, budget, shelf: Rc::default(), rates: Rc::default(), epochs: Cell::new(0) }
+    #[allow(clippy::too_many_arguments, reason = "each is something of its own that all generations share")]
+    pub fn new(
+        place: u16,
+        instances: u16,
+        clock: Clock,
+        hub: Rc<Hub>,
+        stores: Stores,
+        budget: Rc<Budget>,
+        passwords: PasswordPool,
+    ) -> Home {
+        Home {
+            place,
+            instances,
+            clock,
+            hub,
+            stores,
+            budget,
+            shelf: Rc::default(),
+            rates: Rc::default(),
+            alarms: Rc::default(),
+            passwords,
+            epochs: Cell::new(0),
+        }
     }
 }
 
@@ -100,6 +126,7 @@ impl Vm {
             instances: home.instances,
             clock: home.clock,
             hub: home.hub.clone(),
+            stores: home.stores.clone(),
             phase: Cell::new(Phase::Loading),
             current: RefCell::default(),
         });
@@ -110,7 +137,8 @@ impl Vm {
         // Chunks are compiled in it later, but whoever compiles them must know it now.
         let environment = lua.create_table()?;
         let prelude = prelude(&lua, &tasks, &plan.sources, &environment)?;
-        api::register(&lua, &relay, &host, &home.rates, &prelude.get("waits")?)?;
+        let (waits, update) = (prelude.get("waits")?, prelude.get("update")?);
+        api::register(&lua, &relay, &prelude.get("carried")?, &host, home, &waits, &update)?;
         lua.globals().set("relay", &relay)?;
         seal(&lua, &prelude)?;
         sandbox::open(&lua, &environment)?;

@@ -93,8 +93,8 @@ fn a_wrong_argument_raises_in_the_words_of_the_script() {
             "require(\"../secret\"): a module's name is letters, digits, _ and - with dots between folders",
         ),
         (
-            "require('moonwire.router')",
-            "require(\"moonwire.router\"): this release of moonwire has no library of that name",
+            "require('moonwire.rooter')",
+            "require(\"moonwire.rooter\"): this release of moonwire has no library of that name (it has moonwire.router, moonwire.shape)",
         ),
         ("relay.state = {}", "attempt to modify a readonly table"),
         ("conn.query.x = 1", "attempt to modify a readonly table"),

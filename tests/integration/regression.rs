@@ -962,3 +962,13 @@ fn a_reload_that_says_reloaded_has_replaced_the_code_also_after_a_refused_one_an
         assert!(wrong.is_empty(), "{wrong:#?}");
     });
 }
+
+#[test]
+fn a_module_that_has_raised_can_be_required_again() {
+    run(async {
+        let scene = Scene::of("function app.on_message() end").await;
+        std::fs::write(scene.script.with_file_name("bad.lua"), "error('not yet')").unwrap();
+        let error = scene.refuses("pcall(require, 'bad') require('bad')").await;
+        assert!(error.contains("bad.lua:1: not yet"), "{error}");
+    });
+}

@@ -10,7 +10,7 @@ use std::{
 use futures_util::{SinkExt, StreamExt};
 use moonwire::{
     config::{self, Config, Listen},
-    server::{Handle, Server},
+    server::{Handle, Reread, Server},
 };
 use tokio::{
     net::TcpStream,
@@ -72,6 +72,7 @@ pub fn config(script: &Path) -> Config {
             shutdown: Duration::from_secs(10),
         },
         limits: config::Limits::default(),
+        store: config::Store { path: folder.join("data/moonwire.db"), ..config::Store::default() },
         reload: config::Reload { watch: false, ..config::Reload::default() },
         log: config::Log::default(),
         apps: vec![config::App::new("app", "/app/{room}", script).into()],
@@ -108,8 +109,13 @@ impl Relay {
 
     /// A relay of the first app of `config`, whose script lies in `folder`.
     pub async fn start(config: Config, folder: tempfile::TempDir) -> Relay {
+        Relay::start_with(config, None, folder).await
+    }
+
+    /// The same, with a configuration that a reload reads again.
+    pub async fn start_with(config: Config, reread: Option<Reread>, folder: tempfile::TempDir) -> Relay {
         let script = config.apps[0].script.clone();
-        let server = Server::start(config, None, None).await.unwrap_or_else(|error| panic!("{error}"));
+        let server = Server::start(config, reread, None).await.unwrap_or_else(|error| panic!("{error}"));
         let url = server.addrs().remove(0);
         let addr = url.trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
         let handle = server.handle();

@@ -1,45 +1,67 @@
 //! What scripts find under `relay`: one file for each name, each with one `register`.
 
+pub mod alarm;
 pub mod base64;
+pub mod carried;
 pub mod conn;
 pub mod crypto;
 pub mod hex;
+pub mod http;
 pub mod json;
 pub mod jwt;
 pub mod log;
+pub mod password;
 pub mod rate;
 pub mod relay;
 pub mod request;
 pub mod room;
 pub mod settings;
+pub mod shared;
+pub mod store;
 pub mod time;
 pub mod token;
 pub mod user;
 pub mod wait;
+pub mod ws;
 
+pub use password::PasswordPool;
 pub use rate::RateTable;
 
 use std::{cell::RefCell, rc::Rc};
 
 use mlua::{Function, IntoLua, IntoLuaMulti, Lua, MultiValue, Result, Table, Value};
 
-use crate::script::{Context, host::Host};
+use crate::{
+    outgoing::Outgoing,
+    script::{Context, Home, host::Host},
+};
 
-/// Everything that scripts see. `waits` makes a function that waits out of one that begins to.
+/// Everything that scripts see, and what `carried` libraries see besides. `waits` makes a function that waits out of
+/// one that begins to, and `update` one that waits, computes and waits again.
 pub(super) fn register(
     lua: &Lua,
     relay: &Table,
+    carried: &Table,
     host: &Rc<Host>,
-    rates: &Rc<RefCell<RateTable>>,
+    home: &Home,
     waits: &Function,
+    update: &Function,
 ) -> Result<()> {
-    register_data(lua, relay, &host.context, rates)?;
+    register_data(lua, relay, &host.context, &home.rates)?;
+    carried::register(lua, carried, host, waits)?;
+    alarm::register(lua, relay, host, &home.alarms)?;
+    password::register(lua, relay, host, &home.passwords, waits)?;
     conn::register(lua, host)?;
     conn::register_elsewhere(lua, host)?;
     room::register(lua, relay, host, waits)?;
     user::register(lua, relay, host, waits)?;
     relay::register(lua, relay, host)?;
-    wait::register(lua, relay, host, waits)
+    wait::register(lua, relay, host, waits)?;
+    let outgoing = Rc::new(Outgoing::new(&host.context.app));
+    self::http::register(lua, relay, host, waits, &outgoing)?;
+    ws::register(lua, relay, host, waits, &outgoing)?;
+    store::register(lua, relay, host, waits, update)?;
+    shared::register(lua, relay, host)
 }
 
 /// The names that touch neither connections nor rooms. The buckets of `relay.rate` belong to the
@@ -108,6 +130,7 @@ pub(crate) mod tests {
         hub::Hub,
         plain::{Plain, PlainTable},
         script::{Phase, sandbox},
+        store::Stores,
     };
 
     /// An app with these settings, alone in its process.
@@ -118,6 +141,7 @@ pub(crate) mod tests {
             script: "chat.lua".into(),
             instances: 1,
             shard_by: None,
+            shared: None,
             origins: config::Origins::Same,
             subprotocols: Vec::new(),
             settings: Plain::Table(Box::new(PlainTable {
@@ -126,6 +150,7 @@ pub(crate) mod tests {
             })),
             env: vec!["PATH".to_owned(), "MOONWIRE_TEST_UNSET".to_owned()],
             limits: Limits::default(),
+            http: config::Http::default(),
         }
     }
 
@@ -139,6 +164,7 @@ pub(crate) mod tests {
             instances: 1,
             clock,
             hub: Rc::new(hub),
+            stores: Stores::nowhere(),
             phase: std::cell::Cell::new(Phase::Running),
             current: RefCell::default(),
         })

@@ -78,7 +78,8 @@ pub fn register(lua: &Lua, relay: &Table, host: &Rc<Host>, waits: &Function) -> 
     )
 }
 
-fn time(function: &str, argument: &str, value: &Value) -> mlua::Result<Duration> {
+/// A time to wait.
+pub fn time(function: &str, argument: &str, value: &Value) -> mlua::Result<Duration> {
     let time = args::duration(function, argument, value)?;
     if time > LONGEST {
         return Err(args::mistake(function, &format!("{argument} must be at most a year")));
