@@ -92,8 +92,15 @@ impl Watcher {
         if self.watcher.is_none() {
             return tokio::time::sleep(POLL).await;
         }
-        if self.changes.recv().await.is_none() {
-            return std::future::pending().await;
+        let missing: Vec<PathBuf> =
+            self.watched.iter().filter(|(_, identity)| identity.is_none()).map(|(folder, _)| folder.clone()).collect();
+        tokio::select! {
+            change = self.changes.recv() => {
+                if change.is_none() {
+                    return std::future::pending().await;
+                }
+            }
+            () = one_appears(&missing), if !missing.is_empty() => {}
         }
         let latest = Instant::now() + reload.debounce_max;
         loop {
@@ -104,6 +111,16 @@ impl Watcher {
             }
         }
         while self.changes.try_recv().is_ok() {}
+    }
+}
+
+/// Resolves when one of the folders is there: nobody tells of what appears in a folder that is not watched.
+async fn one_appears(folders: &[PathBuf]) {
+    loop {
+        tokio::time::sleep(POLL).await;
+        if folders.iter().any(|folder| folder.is_dir()) {
+            return;
+        }
     }
 }
 

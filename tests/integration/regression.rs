@@ -755,6 +755,35 @@ fn a_folder_that_was_replaced_is_watched_again() {
 }
 
 #[test]
+fn a_folder_that_was_away_for_a_while_is_watched_again() {
+    real(async {
+        let folder = tempfile::tempdir().unwrap();
+        let scripts = folder.path().join("scripts");
+        let body = |word: &str| {
+            module(&format!(
+                "function app.on_open(conn) conn:send('in') end function app.on_message(conn) conn:send('{word}') end"
+            ))
+        };
+        std::fs::create_dir(&scripts).unwrap();
+        let script = scripts.join("app.lua");
+        std::fs::write(&script, body("one")).unwrap();
+        let mut config = support::config(&script);
+        config.reload.watch = true;
+        let relay = support::Relay::start(config, folder).await;
+        let mut ann = relay.member("/app/x").await;
+        let away = relay.folder.path().join("away");
+        std::fs::rename(&scripts, &away).unwrap();
+        assert!(!relay.handle.reload().await.ok(), "its script is not there");
+        assert_eq!(ann.ask("x").await, "one");
+        std::fs::write(away.join("app.lua"), body("two")).unwrap();
+        std::fs::rename(&away, &scripts).unwrap();
+        let ann = tokio::sync::Mutex::new(ann);
+        eventually("its return to be seen", || async { ann.lock().await.ask("x").await == "two" }).await;
+        relay.stop().await;
+    });
+}
+
+#[test]
 fn a_start_on_a_socket_whose_owner_is_busy_does_not_hang() {
     use socket2::{Domain, SockAddr, Socket, Type};
     let folder = tempfile::tempdir().unwrap();
