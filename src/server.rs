@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     acceptor::{Acceptor, BindError, Gate},
-    app::{App, Instance, InstanceHandle, InstanceSetup, Order},
+    app::{App, Instance, InstanceHandle, Order},
     bus::{self, Bus, Directory, Inbound, Post},
     clock::Clock,
     config::{self, Config, Listen, Origins},
@@ -26,7 +26,7 @@ use crate::{
         self, Reloader, Report, Watcher,
         report::{ConfigReport, Outcome, ScriptProblem},
     },
-    script::{PasswordPool, Plan, ScriptError, Sources, Ticker},
+    script::{Home, Kept, PasswordPool, Plan, ScriptError, Sources, Ticker},
     store::{Shared, Store, Stores},
     worker::{self, InstanceSpec, WorkerHandle, WorkerOrder, WorkerSetup},
 };
@@ -534,7 +534,7 @@ pub fn check(config: &Config) -> io::Result<Vec<CheckedApp>> {
 async fn prepare_alone(app: Arc<config::App>, ticker: &Ticker) -> Result<Vec<&'static str>, ScriptError> {
     let (post, _inbound) = bus::post(app.limits.bus_pause, app.limits.bus);
     let hub = Hub::new("check".into(), 0, 0, Bus::new([(0, post)]), Arc::default(), app.limits.rooms_per_connection);
-    let instance = Instance::new(InstanceSetup {
+    let home = Home {
         place: 0,
         instances: u16::try_from(app.instances).unwrap_or(u16::MAX),
         clock: Clock::system(),
@@ -542,8 +542,9 @@ async fn prepare_alone(app: Arc<config::App>, ticker: &Ticker) -> Result<Vec<&'s
         stores: Stores::nowhere(),
         budget: ticker.budget().into(),
         passwords: PasswordPool::new(app.limits.password_jobs),
-        app: app.clone(),
-    });
+        kept: Kept::default(),
+    };
+    let instance = Instance::new(home, app.clone());
     let sources = Arc::new(Sources::new(&app.script));
     let plan = Plan { app, generation: 1, sources, previous: None, drain: Duration::ZERO };
     instance.prepare(plan).await.map(|prepared| prepared.callbacks)

@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::{
     acceptor::{Accepted, Permit},
-    app::{App, Counted, Instance, InstanceHandle, InstanceSetup, Order},
+    app::{App, Counted, Instance, InstanceHandle, Order},
     bus::{Bus, Directory, Inbound, Letter, Post},
     clock::Clock,
     config::{self, Config},
@@ -36,7 +36,7 @@ use crate::{
     identity::{Identity, Response, Verdict},
     outbox::Outbox,
     peer::Request,
-    script::{Budget, PasswordPool},
+    script::{self, Budget, Kept, PasswordPool},
     store::Stores,
     wire,
 };
@@ -129,7 +129,7 @@ impl InstanceSpec {
             self.app.limits.rooms_per_connection,
         );
         let hub = Rc::new(hub.among(&self.app.name, self.all));
-        let instance = Instance::new(InstanceSetup {
+        let home = script::Home {
             place: self.place,
             instances: self.instances,
             clock,
@@ -137,8 +137,9 @@ impl InstanceSpec {
             stores: self.stores,
             budget: budget.clone(),
             passwords: self.passwords,
-            app: self.app,
-        });
+            kept: Kept::default(),
+        };
+        let instance = Instance::new(home, self.app);
         tokio::task::spawn_local(instance.clone().serve(self.orders));
         instance
     }

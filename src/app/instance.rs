@@ -28,14 +28,12 @@ use crate::{
         verdict,
     },
     bus::BusMessage,
-    clock::Clock,
     config,
     hub::{Conn, Hub, Opening},
     identity::{Identity, Response, Verdict},
     outbox::Outbox,
     peer::Request,
-    script::{self, Budget, Cancel, ErrorKind, Home, PasswordPool, Plan, Ran, ScriptError, Start, Suspended, Vm},
-    store::Stores,
+    script::{self, Cancel, ErrorKind, Home, Plan, Ran, ScriptError, Start, Suspended, Vm},
     wire,
 };
 
@@ -111,17 +109,6 @@ impl Job {
 
 type Deferred = Box<dyn FnOnce(&Rc<Instance>)>;
 
-pub struct InstanceSetup {
-    pub place: u16,
-    pub instances: u16,
-    pub clock: Clock,
-    pub hub: Rc<Hub>,
-    pub stores: Stores,
-    pub budget: Rc<Budget>,
-    pub passwords: PasswordPool,
-    pub app: Arc<config::App>,
-}
-
 pub struct Instance {
     me: Weak<Instance>,
     hub: Rc<Hub>,
@@ -146,20 +133,12 @@ pub struct Instance {
 }
 
 impl Instance {
-    pub fn new(setup: InstanceSetup) -> Rc<Instance> {
+    pub fn new(home: Home, app: Arc<config::App>) -> Rc<Instance> {
         Rc::new_cyclic(|me| Instance {
             me: me.clone(),
-            hub: setup.hub.clone(),
-            home: Home::new(
-                setup.place,
-                setup.instances,
-                setup.clock,
-                setup.hub,
-                setup.stores,
-                setup.budget,
-                setup.passwords,
-            ),
-            app: RefCell::new(setup.app),
+            hub: home.hub.clone(),
+            home,
+            app: RefCell::new(app),
             current: RefCell::default(),
             old: RefCell::default(),
             prepared: RefCell::default(),
@@ -376,7 +355,7 @@ impl Instance {
         for generation in self.old.borrow().iter().chain(self.current.borrow().iter()) {
             generation.vm.forget(conn);
         }
-        self.home.shelf.forget(conn.slot);
+        self.home.kept.shelf.forget(conn.slot);
         self.hub.remove(conn);
         self.lanes.borrow_mut().try_remove(conn.slot);
         self.emptied.notify_waiters();
@@ -582,7 +561,7 @@ impl Instance {
         if cancel.is_cancelled() {
             return;
         }
-        let Some(data) = self.home.alarms.take(key) else { return };
+        let Some(data) = self.home.kept.alarms.take(key) else { return };
         let generation = self.current();
         let Some(function) = generation.vm.callback("on_alarm").cloned() else {
             if !generation.missed_alarm.replace(true) {
@@ -789,7 +768,7 @@ impl Instance {
         let lanes: Vec<Rc<Lane>> = self.lanes.borrow().iter().map(|(_, lane)| lane.clone()).collect();
         for lanes in lanes.chunks(MOVES_AT_ONCE) {
             for lane in lanes.iter().filter(|lane| !lane.conn.is_gone()) {
-                self.home.shelf.check(&lane.conn, &mut copier)?;
+                self.home.kept.shelf.check(&lane.conn, &mut copier)?;
             }
             if with_pauses {
                 tokio::task::yield_now().await;
@@ -840,7 +819,7 @@ impl Instance {
             lane.conn.outbox.set_bytes_max(limits.outbox);
         }
         vm.begin();
-        self.home.shelf.add(vm.states().clone());
+        self.home.kept.shelf.add(vm.states().clone());
         let generation = Rc::new(Generation::new(vm));
         let previous = self.current.replace(Some(generation.clone()));
         if let Some(previous) = previous {
@@ -907,9 +886,9 @@ impl Instance {
         let mut old = self.old.take();
         old.retain(|generation| {
             let epoch = generation.vm.states().epoch();
-            let ended = generation.waiting() == 0 && !self.home.shelf.owns(epoch);
+            let ended = generation.waiting() == 0 && !self.home.kept.shelf.owns(epoch);
             if ended {
-                self.home.shelf.remove(epoch);
+                self.home.kept.shelf.remove(epoch);
             }
             !ended
         });

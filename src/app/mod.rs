@@ -7,7 +7,7 @@ mod instance;
 mod lane;
 mod verdict;
 
-pub use instance::{Instance, InstanceSetup};
+pub use instance::Instance;
 pub use lane::Lane;
 
 use std::{

@@ -60,7 +60,6 @@ pub fn app(name: &str, script: &Path) -> config::App {
 pub struct Relay {
     app: App,
     config: RefCell<Arc<config::App>>,
-    reload: config::Reload,
     reloader: Reloader,
     instances: Rc<HashMap<u16, Rc<Instance>>>,
     dirty: Dirty,
@@ -145,7 +144,6 @@ impl Relay {
             reloader: Reloader::new(app.clone(), config.clone()),
             app,
             config: RefCell::new(config),
-            reload: config::Reload::default(),
             instances: Rc::new(instances.collect()),
             dirty: Dirty::new(),
             links: RefCell::default(),
@@ -165,24 +163,20 @@ impl Relay {
     /// Asks for a reload, as the watcher does.
     pub async fn reload(&self) -> AppReport {
         let config = self.config.borrow().clone();
-        let report = self.reloader.reload(Some(config), &self.reload).await;
+        let report = self.reloader.reload(Some(config), &config::Reload::default()).await;
         self.settle().await;
         report
     }
 
     /// Begins a reload and lets the test go on meanwhile.
     pub fn reload_meanwhile(&self) -> tokio::task::JoinHandle<AppReport> {
-        let (config, reload, reloader) = (self.config.borrow().clone(), self.reload.clone(), self.reloader.clone());
-        tokio::task::spawn_local(async move { reloader.reload(Some(config), &reload).await })
+        let (config, reloader) = (self.config.borrow().clone(), self.reloader.clone());
+        tokio::task::spawn_local(async move { reloader.reload(Some(config), &config::Reload::default()).await })
     }
 
     /// Takes a changed configuration at the next reload.
     pub fn set_config(&self, config: config::App) {
         *self.config.borrow_mut() = Arc::new(config);
-    }
-
-    pub fn set_reload(&mut self, reload: config::Reload) {
-        self.reload = reload;
     }
 
     pub fn instance(&self, place: u16) -> &Rc<Instance> {

@@ -36,4 +36,4 @@ pub use host::close_for_lost_state;
 pub use load::{CALLBACKS, Sources};
 pub use run::{Ran, Suspended};
 pub use tasks::{Cancel, Start, Waited};
-pub use vm::{Home, Plan, Vm};
+pub use vm::{Home, Kept, Plan, Vm};

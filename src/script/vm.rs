@@ -39,38 +39,17 @@ pub struct Home {
     pub hub: Rc<Hub>,
     pub stores: Stores,
     pub budget: Rc<Budget>,
+    pub passwords: PasswordPool,
+    pub kept: Kept,
+}
+
+/// What generations hand on to each other: empty when the instance begins.
+#[derive(Default)]
+pub struct Kept {
     pub shelf: Rc<Shelf>,
     pub rates: Rc<RefCell<RateTable>>,
     pub alarms: Rc<Alarms>,
-    pub passwords: PasswordPool,
     epochs: Cell<u64>,
-}
-
-impl Home {
-    #[allow(clippy::too_many_arguments, reason = "each is something of its own that all generations share")]
-    pub fn new(
-        place: u16,
-        instances: u16,
-        clock: Clock,
-        hub: Rc<Hub>,
-        stores: Stores,
-        budget: Rc<Budget>,
-        passwords: PasswordPool,
-    ) -> Home {
-        Home {
-            place,
-            instances,
-            clock,
-            hub,
-            stores,
-            budget,
-            shelf: Rc::default(),
-            rates: Rc::default(),
-            alarms: Rc::default(),
-            passwords,
-            epochs: Cell::new(0),
-        }
-    }
 }
 
 /// Which generation is to be loaded, and from what.
@@ -101,7 +80,7 @@ pub struct Vm {
 impl Vm {
     /// Loads a script up to and with `on_load`. It gives the worker back every few milliseconds.
     pub async fn load(home: &Home, plan: Plan) -> Result<Vm, ScriptError> {
-        home.epochs.set(home.epochs.get() + 1);
+        home.kept.epochs.set(home.kept.epochs.get() + 1);
         let mut vm = Vm::bare(home, plan).map_err(|error| ScriptError::from_lua(&error))?;
         let chunk = load::main_chunk(&vm.lua, &vm.plan.sources, &vm.environment)?;
         let returned = vm.runner.load(&chunk, ()).await?;
@@ -131,8 +110,8 @@ impl Vm {
             current: RefCell::default(),
         });
         let tasks = Rc::new(Tasks::default());
-        let states = Rc::new(States::new(&lua, home.epochs.get(), plan.generation)?);
-        let host = Rc::new(Host::new(&lua, context.clone(), tasks.clone(), home.shelf.clone(), states)?);
+        let states = Rc::new(States::new(&lua, home.kept.epochs.get(), plan.generation)?);
+        let host = Rc::new(Host::new(&lua, context.clone(), tasks.clone(), home.kept.shelf.clone(), states)?);
         let relay = lua.create_table()?;
         // Chunks are compiled in it later, but whoever compiles them must know it now.
         let environment = lua.create_table()?;

@@ -47,9 +47,9 @@ pub(super) fn register(
     waits: &Function,
     update: &Function,
 ) -> Result<()> {
-    register_data(lua, relay, &host.context, &home.rates)?;
+    register_data(lua, relay, &host.context, &home.kept.rates)?;
     carried::register(lua, carried, host, waits)?;
-    alarm::register(lua, relay, host, &home.alarms)?;
+    alarm::register(lua, relay, host, &home.kept.alarms)?;
     password::register(lua, relay, host, &home.passwords, waits)?;
     conn::register(lua, host)?;
     conn::register_elsewhere(lua, host)?;
