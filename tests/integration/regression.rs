@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
 };
@@ -713,27 +713,33 @@ fn a_module_that_was_looked_for_in_vain_is_taken_when_it_comes() {
     });
 }
 
+fn says(word: &str) -> String {
+    module(&format!(
+        "function app.on_open(conn) conn:send('in') end function app.on_message(conn) conn:send('{word}') end"
+    ))
+}
+
+/// A relay that watches a folder of its own, whose script says "one".
+async fn watched_folder() -> (support::Relay, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let scripts = folder.path().join("scripts");
+    std::fs::create_dir(&scripts).unwrap();
+    let script = scripts.join("app.lua");
+    std::fs::write(&script, says("one")).unwrap();
+    let mut config = support::config(&script);
+    config.reload.watch = true;
+    (support::Relay::start(config, folder).await, scripts)
+}
+
 #[test]
 fn a_folder_that_was_replaced_is_watched_again() {
     real(async {
-        let folder = tempfile::tempdir().unwrap();
-        let scripts = folder.path().join("scripts");
-        let body = |word: &str| {
-            support::module(&format!(
-                "function app.on_open(conn) conn:send('in') end function app.on_message(conn) conn:send('{word}') end"
-            ))
-        };
-        std::fs::create_dir(&scripts).unwrap();
-        let script = scripts.join("app.lua");
-        std::fs::write(&script, body("one")).unwrap();
-        let mut config = support::config(&script);
-        config.reload.watch = true;
-        let relay = support::Relay::start(config, folder).await;
+        let (relay, scripts) = watched_folder().await;
         let mut ann = relay.member("/app/x").await;
         // A deployment: the folder is another one of the same name.
         let next = relay.folder.path().join("next");
         std::fs::create_dir(&next).unwrap();
-        std::fs::write(next.join("app.lua"), body("two")).unwrap();
+        std::fs::write(next.join("app.lua"), says("two")).unwrap();
         std::fs::rename(&scripts, relay.folder.path().join("old")).unwrap();
         std::fs::rename(&next, &scripts).unwrap();
         assert!(relay.handle.reload().await.ok());
@@ -742,7 +748,7 @@ fn a_folder_that_was_replaced_is_watched_again() {
         soon("the edit to be seen", async {
             loop {
                 // Again and again: the first time the new folder may not be watched yet.
-                std::fs::write(&script, body("three")).unwrap();
+                std::fs::write(scripts.join("app.lua"), says("three")).unwrap();
                 let seen = eventually("it to be seen", || async { ann.lock().await.ask("x").await == "three" });
                 if tokio::time::timeout(Duration::from_secs(2), seen).await.is_ok() {
                     break;
@@ -757,25 +763,13 @@ fn a_folder_that_was_replaced_is_watched_again() {
 #[test]
 fn a_folder_that_was_away_for_a_while_is_watched_again() {
     real(async {
-        let folder = tempfile::tempdir().unwrap();
-        let scripts = folder.path().join("scripts");
-        let body = |word: &str| {
-            module(&format!(
-                "function app.on_open(conn) conn:send('in') end function app.on_message(conn) conn:send('{word}') end"
-            ))
-        };
-        std::fs::create_dir(&scripts).unwrap();
-        let script = scripts.join("app.lua");
-        std::fs::write(&script, body("one")).unwrap();
-        let mut config = support::config(&script);
-        config.reload.watch = true;
-        let relay = support::Relay::start(config, folder).await;
+        let (relay, scripts) = watched_folder().await;
         let mut ann = relay.member("/app/x").await;
         let away = relay.folder.path().join("away");
         std::fs::rename(&scripts, &away).unwrap();
         assert!(!relay.handle.reload().await.ok(), "its script is not there");
         assert_eq!(ann.ask("x").await, "one");
-        std::fs::write(away.join("app.lua"), body("two")).unwrap();
+        std::fs::write(away.join("app.lua"), says("two")).unwrap();
         std::fs::rename(&away, &scripts).unwrap();
         let ann = tokio::sync::Mutex::new(ann);
         eventually("its return to be seen", || async { ann.lock().await.ask("x").await == "two" }).await;
@@ -799,7 +793,7 @@ fn a_start_on_a_socket_whose_owner_is_busy_does_not_hang() {
         peers.push(peer);
     }
     let (told, answer) = mpsc::channel();
-    let at: std::path::PathBuf = Path::new(&path).to_owned();
+    let at: PathBuf = Path::new(&path).to_owned();
     std::thread::spawn(move || {
         let bound = moonwire::acceptor::Acceptor::bind(&[config::Listen::Unix(at)]);
         told.send(bound.is_err()).unwrap();
