@@ -1,6 +1,9 @@
 //! Who a peer is, and the verdict on its handshake. Plain data: it travels from worker to worker.
 
-use crate::plain::Plain;
+use crate::{
+    permission::{self, Permissions},
+    plain::{Plain, PlainTable},
+};
 
 /// What `authenticate` returned for a peer that may come in under a name.
 #[derive(Debug, Clone, PartialEq)]
@@ -10,6 +13,34 @@ pub struct Identity {
     pub data: Plain,
     /// Unix seconds at which the connection ends with 4401.
     pub expires_at: Option<f64>,
+    pub permissions: Permissions,
+}
+
+impl Identity {
+    /// An identity of which only the id is known.
+    pub fn of(id: &[u8]) -> Result<Identity, String> {
+        let pairs = vec![(Plain::string("id"), Plain::string(id))];
+        Identity::read(Plain::Table(Box::new(PlainTable { pairs, ..PlainTable::default() })))
+    }
+
+    /// Reads what a script says of a peer, or tells what is wrong with it.
+    pub fn read(data: Plain) -> Result<Identity, String> {
+        let id = match data.get("id").and_then(Plain::as_str) {
+            Some(id) if !id.is_empty() => id.to_owned(),
+            _ => return Err("an identity must have an `id`: a string in UTF-8 that is not empty".to_owned()),
+        };
+        let expires_at = match data.get("expires_at") {
+            None | Some(Plain::Nil) => None,
+            Some(Plain::Number(at)) if !at.is_nan() => Some(*at),
+            Some(_) => return Err("an identity's `expires_at` must be a number (Unix seconds)".to_owned()),
+        };
+        let rules = |name: &str| match data.get(name) {
+            None | Some(Plain::Nil) => Ok(None),
+            Some(list) => permission::rules(list).map(Some).map_err(|why| format!("an identity's `{name}`: {why}")),
+        };
+        let permissions = Permissions { allow: rules("allow")?, deny: rules("deny")? };
+        Ok(Identity { id, data, expires_at, permissions })
+    }
 }
 
 /// The answer to a handshake.

@@ -44,6 +44,8 @@ pub mod harness;
 pub mod clock;
 pub mod connection_id;
 pub mod identity;
+pub mod jwt;
 pub mod name;
 pub mod peer;
+pub mod permission;
 pub mod plain;

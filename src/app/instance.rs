@@ -29,7 +29,7 @@ use crate::{
     },
     bus::BusMessage,
     config,
-    hub::{Conn, Hub, Opening},
+    hub::{Caused, Conn, Hub, Opening},
     identity::{Identity, Response, Verdict},
     outbox::Outbox,
     peer::Request,
@@ -63,6 +63,7 @@ enum Due {
     Message,
     Close,
     Error,
+    Revoked,
 }
 
 impl Job {
@@ -72,6 +73,7 @@ impl Job {
             Job::Lane(_, Due::Message) => "on_message",
             Job::Lane(_, Due::Close) => "on_close",
             Job::Lane(_, Due::Error) => "on_error",
+            Job::Lane(_, Due::Revoked) => "on_revoked",
             Job::Authenticate { .. } => "authenticate",
             Job::Request { .. } => "on_request",
             Job::Plain { callback, .. } => callback,
@@ -298,6 +300,9 @@ impl Instance {
                 Told::Close { code, reason } => {
                     self.run_lane(lane, Due::Close, move |lua| (code, reason.as_str()).into_lua_multi(lua))
                 }
+                Told::Revoked { resource } => self.run_lane(lane, Due::Revoked, move |lua| {
+                    lua.create_string(resource.as_bytes())?.into_lua_multi(lua)
+                }),
                 Told::Error { error, callback } => {
                     self.run_lane(lane, Due::Error, move |lua| error_table(lua, &error, callback)?.into_lua_multi(lua))
                 }
@@ -391,7 +396,9 @@ impl Instance {
 
     /// What came over the bus.
     pub fn receive(&self, message: BusMessage) {
-        let Some(emitted) = self.hub.receive(message) else { return };
+        let emitted = self.hub.receive(message);
+        self.act_on_caused();
+        let Some(emitted) = emitted else { return };
         self.when_free(move |instance| {
             let generation = instance.current();
             let Some(function) = generation.vm.callback("on_event").cloned() else { return };
@@ -407,6 +414,29 @@ impl Instance {
             };
             instance.after(&generation, Job::Plain { callback: "on_event", done: None }, ran);
         });
+    }
+
+    /// What a stretch of a callback, or another instance, has caused here.
+    fn act_on_caused(&self) {
+        for caused in self.hub.take_caused() {
+            match caused {
+                Caused::Renewed(conn) => {
+                    if let Some(lane) = self.lane_of(&conn).filter(|lane| !lane.ending.get()) {
+                        lane.expire(self.home.clock.unix().as_secs_f64());
+                    }
+                }
+                Caused::Revoked(conn, resource) => {
+                    // Behind what it has already said; nothing comes after on_close.
+                    let Some(lane) = self.lane_of(&conn).filter(|lane| !lane.ending.get()) else { continue };
+                    lane.push(Told::Revoked { resource });
+                    self.when_free(move |instance| instance.go_on(&lane));
+                }
+            }
+        }
+    }
+
+    fn lane_of(&self, conn: &Rc<Conn>) -> Option<Rc<Lane>> {
+        self.lanes.borrow().get(conn.slot).filter(|lane| Rc::ptr_eq(&lane.conn, conn)).cloned()
     }
 
     // ── the life of a callback ──
@@ -436,6 +466,7 @@ impl Instance {
                 );
             }
         }
+        self.act_on_caused();
         generation.vm.tidy();
     }
 
@@ -482,6 +513,7 @@ impl Instance {
                     for start in generation.vm.take_started() {
                         self.start(&generation, start);
                     }
+                    self.act_on_caused();
                     generation.vm.tidy();
                     suspended = next;
                 }
@@ -666,7 +698,7 @@ impl Instance {
             if error.kind == ErrorKind::Memory && !generation.vm.recover() {
                 self.out_of_memory(generation);
             }
-            if callback != "on_error" && !matches!(callback, "on_open" | "on_message" | "on_close") {
+            if callback != "on_error" && !matches!(callback, "on_open" | "on_message" | "on_close" | "on_revoked") {
                 self.on_error(error, callback);
             }
         }

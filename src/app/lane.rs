@@ -23,6 +23,7 @@ pub enum Told {
     Message { data: Bytes, binary: bool },
     Close { code: u16, reason: String },
     Error { error: ScriptError, callback: &'static str },
+    Revoked { resource: Rc<str> },
 }
 
 /// What is longer from now than tokio's timers reach is not waited for.
@@ -65,9 +66,10 @@ impl Lane {
         }
     }
 
-    /// Ends the connection with 4401 when its identity's `expires_at` passes; `now` is in Unix seconds too.
+    /// Ends the connection with 4401 when its identity's `expires_at` passes, unless that is renewed; `now` is in Unix seconds too.
     pub fn expire(&self, now: f64) {
-        let Some(at) = self.conn.identity.as_ref().and_then(|identity| identity.expires_at) else { return };
+        self.forget_expiry();
+        let Some(at) = self.conn.expires_at() else { return };
         let left = Duration::try_from_secs_f64((at - now).max(0.0)).unwrap_or(Duration::MAX);
         if left > EXPIRY_MAX {
             return;

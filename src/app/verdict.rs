@@ -20,11 +20,7 @@ pub fn verdict(values: MultiValue) -> Result<Verdict, String> {
             return Ok(Verdict::Refuse { status: 401, reason });
         }
         Value::Boolean(true) => None,
-        Value::String(id) => {
-            let mut table = crate::plain::PlainTable::default();
-            table.pairs.push((crate::plain::Plain::string("id"), crate::plain::Plain::string(id.as_bytes())));
-            Some(identity_of(crate::plain::Plain::Table(Box::new(table)))?)
-        }
+        Value::String(id) => Some(Identity::of(&id.as_bytes())?),
         Value::UserData(userdata) if userdata.is::<Refusal>() => {
             let refusal = userdata.borrow::<Refusal>().map_err(|error| error.to_string())?;
             let reason = refusal.reason.clone();
@@ -33,7 +29,9 @@ pub fn verdict(values: MultiValue) -> Result<Verdict, String> {
                 code => Verdict::UpgradeAndClose { code, reason },
             });
         }
-        Value::Table(_) => Some(identity_of(plain::to_plain(&first, "identity").map_err(|error| error.to_string())?)?),
+        Value::Table(_) => {
+            Some(Identity::read(plain::to_plain(&first, "identity").map_err(|error| error.to_string())?)?)
+        }
         other => {
             return Err(format!(
                 "authenticate must return an identity (a table with a string `id`, or that string), true, nil, false, or relay.refuse(...), got {}",
@@ -52,19 +50,6 @@ pub fn verdict(values: MultiValue) -> Result<Verdict, String> {
         }
     };
     Ok(Verdict::Accept { identity, subprotocol, headers })
-}
-
-fn identity_of(data: crate::plain::Plain) -> Result<Identity, String> {
-    let id = match data.get("id").and_then(crate::plain::Plain::as_str) {
-        Some(id) if !id.is_empty() => id.to_owned(),
-        _ => return Err("an identity must have an `id`: a string in UTF-8 that is not empty".to_owned()),
-    };
-    let expires_at = match data.get("expires_at") {
-        None | Some(crate::plain::Plain::Nil) => None,
-        Some(crate::plain::Plain::Number(at)) => Some(*at),
-        Some(_) => return Err("an identity's `expires_at` must be a number (Unix seconds)".to_owned()),
-    };
-    Ok(Identity { id, data, expires_at })
 }
 
 type UpgradeOptions = (Option<String>, Vec<(String, String)>);

@@ -106,6 +106,11 @@ impl Directory {
         }
     }
 
+    /// A connection that was anonymous until now has a user.
+    pub fn identify(&self, user: &str, instance: u16) {
+        add(&mut self.entries().users, user, instance);
+    }
+
     pub fn close(&self, user: Option<&str>, instance: u16) {
         let mut entries = self.entries();
         entries.connections -= 1;

@@ -16,21 +16,82 @@ use std::sync::{
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 
-use crate::{connection_id::ConnectionId, plain::Plain};
+use crate::{connection_id::ConnectionId, permission::Rules, plain::Plain};
 
 /// What one instance asks of another.
 #[derive(Debug, Clone)]
 pub enum BusMessage {
-    Publish { room: Arc<str>, frame: Bytes, except: Arc<[ConnectionId]> },
-    Broadcast { frame: Bytes, except: Arc<[ConnectionId]> },
-    Event { name: Arc<str>, data: Arc<Plain>, source: Arc<Plain> },
-    ConnSend { id: ConnectionId, frame: Bytes, droppable: bool },
-    ConnClose { id: ConnectionId, code: u16, reason: Arc<str> },
-    UserSend { user: Arc<str>, frame: Bytes, droppable: bool },
-    UserJoin { user: Arc<str>, room: Arc<str>, done: Ack },
-    UserLeave { user: Arc<str>, room: Arc<str>, done: Ack },
-    UserDisconnect { user: Arc<str>, code: u16, reason: Arc<str>, done: Ack },
-    RoomDisconnect { room: Arc<str>, code: u16, reason: Arc<str>, done: Ack },
+    Publish {
+        room: Arc<str>,
+        frame: Bytes,
+        except: Arc<[ConnectionId]>,
+    },
+    Broadcast {
+        frame: Bytes,
+        except: Arc<[ConnectionId]>,
+    },
+    Event {
+        name: Arc<str>,
+        data: Arc<Plain>,
+        source: Arc<Plain>,
+    },
+    ConnSend {
+        id: ConnectionId,
+        frame: Bytes,
+        droppable: bool,
+    },
+    ConnClose {
+        id: ConnectionId,
+        code: u16,
+        reason: Arc<str>,
+    },
+    UserSend {
+        user: Arc<str>,
+        frame: Bytes,
+        droppable: bool,
+    },
+    UserJoin {
+        user: Arc<str>,
+        room: Arc<str>,
+        done: Ack,
+    },
+    UserLeave {
+        user: Arc<str>,
+        room: Arc<str>,
+        done: Ack,
+    },
+    UserDisconnect {
+        user: Arc<str>,
+        code: u16,
+        reason: Arc<str>,
+        done: Ack,
+    },
+    UserAllow {
+        user: Arc<str>,
+        rules: Rules,
+        done: Ack,
+    },
+    UserDeny {
+        user: Arc<str>,
+        rules: Rules,
+        done: Ack,
+    },
+    UserReplaceAllow {
+        user: Arc<str>,
+        change: u64,
+        computed: Computed,
+        told: mpsc::UnboundedSender<Vec<Option<Rules>>>,
+    },
+    UserChangeEnds {
+        user: Arc<str>,
+        change: u64,
+    },
+    RoomDisconnect {
+        room: Arc<str>,
+        code: u16,
+        reason: Arc<str>,
+        done: Ack,
+    },
 }
 
 impl BusMessage {
@@ -47,6 +108,9 @@ impl BusMessage {
             }
     }
 }
+
+/// What a script has made of each list of rules that it was shown.
+pub type Computed = Arc<[(Option<Rules>, Rules)]>;
 
 /// Tells the asker, by being dropped, that its wish has been applied here.
 pub type Ack = mpsc::Sender<()>;

@@ -8,6 +8,7 @@ mod connect;
 mod reload;
 mod serve;
 mod store;
+mod token;
 
 use std::{
     env,
@@ -68,6 +69,8 @@ enum Command {
     },
     /// Look into what scripts keep on disk, back it up, and check it
     Store(store::Options),
+    /// Make a token (JWT), or find out why one is refused
+    Token(token::Options),
     /// Talk to a WebSocket server from the terminal
     Connect(connect::Options),
 }
@@ -201,6 +204,7 @@ fn dispatch(cli: Cli, streams: &mut Streams) -> Result<Status, Failure> {
         Some(Command::Check { config, format }) => check::run(file(config).as_deref(), format.format, streams),
         Some(Command::Reload { config, format }) => reload::run(file(config).as_deref(), format.format, streams),
         Some(Command::Store(options)) => store::run(options, cli.config.config.clone(), streams),
+        Some(Command::Token(options)) => token::run(options, cli.config.config.clone(), streams),
         Some(Command::Connect(options)) => connect::run(&options, streams),
     }
 }

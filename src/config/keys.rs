@@ -108,6 +108,7 @@ pub const LIMITS: &[Setting<Limits>] = &[
     setting!(timers, AtReload, count(0..=COUNT_MAX)),
     setting!(rate_keys, AtReload, count(1..=COUNT_MAX)),
     setting!(http_body, AtReload, size(1..=GIB)),
+    setting!(jwks_cache, AtReload, duration(WAIT)),
     setting!(ws_sockets, AtReload, count(0..=COUNT_MAX)),
     // SQLite takes no larger one.
     setting!(store_value, AtReload, size(1..=GIB / 2)),

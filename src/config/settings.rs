@@ -106,6 +106,8 @@ pub struct Limits {
     pub rate_keys: usize,
     /// Bytes of the body of a response to `relay.http`.
     pub http_body: usize,
+    /// How long a key set that `relay.jwt` has fetched is kept.
+    pub jwks_cache: Duration,
     /// What `relay.ws` has open in one instance.
     pub ws_sockets: usize,
     /// Bytes of one value in the store, as it lies on disk.
@@ -288,6 +290,7 @@ impl Default for Limits {
             timers: 10_000,
             rate_keys: 100_000,
             http_body: MIB,
+            jwks_cache: Duration::from_secs(300),
             ws_sockets: 1_000,
             store_value: MIB,
             store_page: 16 * MIB,

@@ -230,7 +230,12 @@ fn get(path: &str, more: &str) -> String {
 #[tokio::test]
 async fn a_handshake_becomes_a_websocket() {
     let relay = Relay::new(Fake::judging(|request| Verdict::Accept {
-        identity: Some(Identity { id: "ann".to_owned(), data: Plain::Nil, expires_at: None }),
+        identity: Some(Identity {
+            id: "ann".to_owned(),
+            data: Plain::Nil,
+            expires_at: None,
+            permissions: Default::default(),
+        }),
         subprotocol: None,
         headers: vec![("Set-Cookie".to_owned(), format!("room={}", request.params[0].1))],
     }));

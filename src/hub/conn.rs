@@ -1,12 +1,15 @@
 //! The hub's record of one connection: who it is, its outbox, and the rooms that it is in.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     fmt,
     rc::Rc,
 };
 
-use crate::{connection_id::ConnectionId, hub::room::Room, identity::Identity, outbox::Outbox, peer::Request};
+use crate::{
+    connection_id::ConnectionId, hub::room::Room, identity::Identity, outbox::Outbox, peer::Request,
+    permission::Permissions, plain::Plain,
+};
 
 /// One connection, as the hub and the scripts' API hold it (in an `Rc`).
 pub struct Conn {
@@ -16,7 +19,15 @@ pub struct Conn {
     /// Its place in its instance's tables while it lives.
     pub slot: usize,
     pub request: Request,
-    pub identity: Option<Rc<Identity>>,
+    /// Who it is, once that is known: for good.
+    pub(super) user: OnceCell<Box<str>>,
+    /// What else its identity says; it may be renewed.
+    pub(super) identity: RefCell<Option<Rc<Identity>>>,
+    /// Rises with each renewal.
+    pub(super) renewals: Cell<u32>,
+    pub(super) permissions: RefCell<Permissions>,
+    /// The computed changes of rules that it has been through, while they are going on elsewhere.
+    pub(super) changes: RefCell<Vec<u64>>,
     pub subprotocol: Option<String>,
     pub opened_at: f64,
     pub outbox: Rc<Outbox>,
@@ -60,7 +71,26 @@ impl Conn {
     }
 
     pub fn user(&self) -> Option<&str> {
-        self.identity.as_deref().map(|identity| identity.id.as_str())
+        self.user.get().map(|user| &**user)
+    }
+
+    /// The whole identity, as the script gave it.
+    pub fn identity_data(&self) -> Option<Plain> {
+        self.identity.borrow().as_ref().map(|identity| identity.data.clone())
+    }
+
+    /// How often it has been renewed.
+    pub fn renewals(&self) -> u32 {
+        self.renewals.get()
+    }
+
+    /// Unix seconds at which it ends with 4401.
+    pub fn expires_at(&self) -> Option<f64> {
+        self.identity.borrow().as_ref().and_then(|identity| identity.expires_at)
+    }
+
+    pub fn permissions(&self) -> Permissions {
+        self.permissions.borrow().clone()
     }
 
     /// The names of the rooms that it is in, in the order in which it joined them.

@@ -5,11 +5,12 @@
 mod conn;
 mod room;
 
+pub use crate::bus::Computed;
 pub use conn::Conn;
 pub use room::Room;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
     rc::Rc,
     sync::Arc,
@@ -25,6 +26,7 @@ use crate::{
     name,
     outbox::{Outbox, Push},
     peer::Request,
+    permission::{Action, Permissions, Rules},
     plain::{Plain, PlainTable},
     wire,
 };
@@ -38,6 +40,7 @@ pub enum Why {
     Busy,
     TooManyRooms,
     NotMember,
+    Forbidden,
 }
 
 impl Why {
@@ -49,6 +52,7 @@ impl Why {
             Why::Busy => "busy",
             Why::TooManyRooms => "limits.rooms_per_connection",
             Why::NotMember => "not_member",
+            Why::Forbidden => "forbidden",
         }
     }
 }
@@ -69,6 +73,21 @@ pub struct Emitted {
     pub name: Arc<str>,
     pub data: Arc<Plain>,
     pub source: Arc<Plain>,
+}
+
+/// What a call has caused, and the instance must act on once the callback that called has ended or waits.
+pub enum Caused {
+    /// A change of permissions took a room or a pattern from a connection.
+    Revoked(Rc<Conn>, Rc<str>),
+    /// A connection's identity has been renewed.
+    Renewed(Rc<Conn>),
+}
+
+/// A change of one user's rules.
+#[derive(Debug, Clone)]
+pub enum Change {
+    Allow(Rules),
+    Deny(Rules),
 }
 
 struct PatternMembers {
@@ -92,6 +111,8 @@ pub struct Hub {
     users: RefCell<HashMap<Box<str>, Vec<Rc<Conn>>>>,
     patterns: RefCell<Vec<PatternMembers>>,
     publishes: Cell<u64>,
+    changes: Cell<u64>,
+    caused: RefCell<Vec<Caused>>,
     slow_closed: Cell<u64>,
     rooms_max: Cell<usize>,
     name_max: Cell<usize>,
@@ -114,6 +135,8 @@ impl Hub {
             users: RefCell::default(),
             patterns: RefCell::default(),
             publishes: Cell::new(0),
+            changes: Cell::new(0),
+            caused: RefCell::default(),
             slow_closed: Cell::new(0),
             rooms_max: Cell::new(rooms_max),
             name_max: Cell::new(name::NAME_BYTES_MAX),
@@ -159,7 +182,11 @@ impl Hub {
             text: id.text(&self.boot).into(),
             slot: opening.slot,
             request: opening.request,
-            identity: opening.identity.map(Rc::new),
+            user: OnceCell::new(),
+            identity: RefCell::default(),
+            renewals: Cell::new(0),
+            permissions: RefCell::default(),
+            changes: RefCell::default(),
             subprotocol: opening.subprotocol,
             opened_at: opening.opened_at,
             outbox: opening.outbox,
@@ -170,6 +197,11 @@ impl Hub {
             closing: Cell::new(false),
             ended_by_script: Cell::new(false),
         });
+        if let Some(identity) = opening.identity {
+            let _ = conn.user.set(identity.id.as_str().into()); // it is empty
+            *conn.permissions.borrow_mut() = identity.permissions.clone();
+            *conn.identity.borrow_mut() = Some(Rc::new(identity));
+        }
         self.conns.borrow_mut().insert(id, conn.clone());
         if let Some(user) = conn.user() {
             self.users.borrow_mut().entry(user.into()).or_default().push(conn.clone());
@@ -291,6 +323,9 @@ impl Hub {
         if conn.is_closed() {
             return Err(Why::Closed);
         }
+        if !conn.permissions.borrow().permits(Action::Join, name) {
+            return Err(Why::Forbidden);
+        }
         let known = self.rooms.borrow().get(name).cloned();
         if known.as_ref().is_some_and(|room| room.has(conn.id)) {
             return Ok(());
@@ -340,6 +375,9 @@ impl Hub {
         }
         if conn.is_closed() {
             return Err(Why::Closed);
+        }
+        if !conn.permissions.borrow().permits_pattern(Action::Join, pattern) {
+            return Err(Why::Forbidden);
         }
         if conn.patterns.borrow().iter().any(|p| **p == *pattern) {
             return Ok(());
@@ -412,6 +450,27 @@ impl Hub {
         }
         self.publish_here(name, room.as_deref(), &frame, except);
         Ok(())
+    }
+
+    /// What a connection itself says to a room: to everyone but itself, if it is permitted to.
+    pub fn publish_of(
+        &self,
+        conn: &Conn,
+        name: &str,
+        data: &[u8],
+        binary: bool,
+        except: &[ConnectionId],
+    ) -> Result<(), Why> {
+        if conn.is_gone() {
+            return Err(Why::Closed);
+        }
+        if !self.is_exact(name) {
+            return Err(Why::BadName);
+        }
+        if !conn.permissions.borrow().permits(Action::Publish, name) {
+            return Err(Why::Forbidden);
+        }
+        self.publish(name, data, binary, except)
     }
 
     fn elsewhere(&self, name: &str, room: Option<&Room>) -> Rc<[u16]> {
@@ -559,6 +618,125 @@ impl Hub {
         self.ask(others, |done| BusMessage::UserDisconnect { user: user.clone(), code, reason: reason.clone(), done })
     }
 
+    // ── identities and permissions ──
+
+    /// Gives an anonymous connection its identity, or renews the one that it has. The caller has checked the id.
+    pub fn identify(&self, conn: &Rc<Conn>, identity: Identity) -> Result<(), Why> {
+        if conn.is_closed() {
+            return Err(Why::Closed);
+        }
+        if conn.user.set(identity.id.as_str().into()).is_ok() {
+            self.users.borrow_mut().entry(identity.id.as_str().into()).or_default().push(conn.clone());
+            self.directory.identify(&identity.id, self.place);
+        }
+        let permissions = identity.permissions.clone();
+        *conn.identity.borrow_mut() = Some(Rc::new(identity));
+        conn.renewals.set(conn.renewals.get() + 1);
+        self.caused.borrow_mut().push(Caused::Renewed(conn.clone()));
+        self.set_permissions(conn, permissions);
+        Ok(())
+    }
+
+    /// Takes a connection out of what it may no longer be in.
+    fn set_permissions(&self, conn: &Rc<Conn>, permissions: Permissions) {
+        *conn.permissions.borrow_mut() = permissions.clone();
+        for room in conn.rooms() {
+            if !permissions.permits(Action::Join, &room) && self.leave(conn, &room).is_ok() {
+                self.caused.borrow_mut().push(Caused::Revoked(conn.clone(), room));
+            }
+        }
+        let patterns = conn.patterns.borrow().clone();
+        for pattern in patterns {
+            if !permissions.permits_pattern(Action::Join, &pattern) && self.leave_pattern(conn, &pattern).is_ok() {
+                self.caused.borrow_mut().push(Caused::Revoked(conn.clone(), pattern));
+            }
+        }
+    }
+
+    /// What calls have caused since it was last asked.
+    pub fn take_caused(&self) -> Vec<Caused> {
+        // Most stretches cause nothing, and an empty list costs nothing.
+        std::mem::take(&mut *self.caused.borrow_mut())
+    }
+
+    /// Changes the rules of every live connection of a user, everywhere.
+    pub fn change_rules(&self, user: &str, change: Change) -> Applied {
+        self.change_rules_here(user, &change);
+        let others = self.others(self.directory.user_places(user));
+        let user: Arc<str> = user.into();
+        self.ask(others, |done| match change.clone() {
+            Change::Allow(rules) => BusMessage::UserAllow { user: user.clone(), rules, done },
+            Change::Deny(rules) => BusMessage::UserDeny { user: user.clone(), rules, done },
+        })
+    }
+
+    fn change_rules_here(&self, user: &str, change: &Change) {
+        for conn in self.user_conns(user) {
+            let mut permissions = conn.permissions();
+            match change {
+                Change::Allow(rules) => permissions.allow = Some(rules.clone()),
+                Change::Deny(rules) => permissions.deny = Some(rules.clone()),
+            }
+            self.set_permissions(&conn, permissions);
+        }
+    }
+
+    /// A number for a change that is computed from what there is: no other change has it.
+    pub fn new_change(&self) -> u64 {
+        self.changes.set(self.changes.get() + 1);
+        (u64::from(self.number) << 48) | self.changes.get()
+    }
+
+    /// One round of such a change: replaces the `allow` lists that `computed` knows, and gives back the others, which it
+    /// has yet to be computed for. Each connection changes once.
+    pub fn replace_allow(&self, user: &str, change: u64, computed: Computed) -> (Vec<Option<Rules>>, Answers) {
+        let unknown = self.replace_allow_here(user, change, &computed);
+        let others = self.others(self.directory.user_places(user));
+        let (told, answers) = mpsc::unbounded_channel();
+        let user: Arc<str> = user.into();
+        for place in &others {
+            let (user, computed, told) = (user.clone(), computed.clone(), told.clone());
+            self.bus.send(*place, BusMessage::UserReplaceAllow { user, change, computed, told });
+        }
+        (unknown, Answers { answers, elsewhere: !others.is_empty() })
+    }
+
+    fn replace_allow_here(&self, user: &str, change: u64, computed: &Computed) -> Vec<Option<Rules>> {
+        let mut unknown = Vec::new();
+        for conn in self.user_conns(user) {
+            if conn.changes.borrow().contains(&change) {
+                continue;
+            }
+            let mut permissions = conn.permissions();
+            match computed.iter().find(|(before, _)| *before == permissions.allow) {
+                Some((_, after)) => {
+                    conn.changes.borrow_mut().push(change);
+                    permissions.allow = Some(after.clone());
+                    self.set_permissions(&conn, permissions);
+                }
+                None if unknown.contains(&permissions.allow) => {}
+                None => unknown.push(permissions.allow),
+            }
+        }
+        unknown
+    }
+
+    /// A computed change is over, or was given up.
+    pub fn end_change(&self, user: &str, change: u64) {
+        self.end_change_here(user, change);
+        let others = self.others(self.directory.user_places(user));
+        let user: Arc<str> = user.into();
+        for place in others {
+            self.bus.send(place, BusMessage::UserChangeEnds { user: user.clone(), change });
+        }
+    }
+
+    fn end_change_here(&self, user: &str, change: u64) {
+        for conn in self.user_conns(user) {
+            conn.changes.borrow_mut().retain(|of| *of != change);
+        }
+    }
+
     fn others(&self, mut places: Vec<u16>) -> Vec<u16> {
         places.retain(|place| *place != self.place);
         places
@@ -631,6 +809,12 @@ impl Hub {
                     conn.outbox.close(code, &reason);
                 }
             }
+            BusMessage::UserAllow { user, rules, done: _done } => self.change_rules_here(&user, &Change::Allow(rules)),
+            BusMessage::UserDeny { user, rules, done: _done } => self.change_rules_here(&user, &Change::Deny(rules)),
+            BusMessage::UserReplaceAllow { user, change, computed, told } => {
+                let _ = told.send(self.replace_allow_here(&user, change, &computed)); // whoever asked may have gone
+            }
+            BusMessage::UserChangeEnds { user, change } => self.end_change_here(&user, change),
             BusMessage::RoomDisconnect { room, code, reason, done: _done } => {
                 for conn in self.members(&room) {
                     conn.outbox.close(code, &reason);
@@ -638,6 +822,32 @@ impl Hub {
             }
         }
         None
+    }
+}
+
+/// What other instances answer in one round of a computed change.
+#[derive(Debug)]
+pub struct Answers {
+    answers: mpsc::UnboundedReceiver<Vec<Option<Rules>>>,
+    elsewhere: bool,
+}
+
+impl Answers {
+    /// Whether nobody else was asked.
+    pub fn is_done(&self) -> bool {
+        !self.elsewhere
+    }
+
+    /// Adds what they have found to `unknown`.
+    pub async fn add_to(mut self, mut unknown: Vec<Option<Rules>>) -> Vec<Option<Rules>> {
+        while let Some(found) = self.answers.recv().await {
+            for allow in found {
+                if !unknown.contains(&allow) {
+                    unknown.push(allow);
+                }
+            }
+        }
+        unknown
     }
 }
 

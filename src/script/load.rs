@@ -15,7 +15,7 @@ use crate::script::{
 };
 
 /// The callbacks that a script may have.
-pub const CALLBACKS: [&str; 13] = [
+pub const CALLBACKS: [&str; 14] = [
     "authenticate",
     "on_open",
     "on_message",
@@ -27,6 +27,7 @@ pub const CALLBACKS: [&str; 13] = [
     "on_stop",
     "on_event",
     "on_alarm",
+    "on_revoked",
     "migrate",
     "migrate_conn",
 ];

@@ -5,6 +5,7 @@ local host, TOKEN = ...
 local raw_pcall, raw_xpcall, type, error, unpack, pack = pcall, xpcall, type, error, table.unpack, table.pack
 local raw_yield, raw_resume, raw_create = coroutine.yield, coroutine.resume, coroutine.create
 local raw_close, raw_status, isyieldable = coroutine.close, coroutine.status, coroutine.isyieldable
+local insert, clone = table.insert, table.clone
 local describe, drop_wait, raise = host.describe, host.drop_wait, host.raise
 
 local CANNOT_WAIT = " cannot wait here: inside a metamethod, a for iterator, table.sort, string.gsub or a function given to a host call"
@@ -45,6 +46,24 @@ local function update(name, begin, write)
       token, value, why = written(token, fn, options)
     end
     return value, why
+  end
+end
+
+-- Shows what there is and gets what the script makes of it, until there is nothing that it has not seen.
+local function rounds(name, begin, round, finish)
+  local waited = waits(name, round)
+  return function(of, fn)
+    local change, computed = begin(of, fn), {}
+    while true do
+      local unknown = waited(change, computed)
+      if #unknown == 0 then
+        finish(change)
+        return true
+      end
+      for _, before in unknown do
+        insert(computed, { before, (fn(before and clone(before) or {})) })
+      end
+    end
   end
 end
 
@@ -160,6 +179,7 @@ end
 return {
   waits = waits,
   update = update,
+  rounds = rounds,
   pcall = protected,
   xpcall = handled,
   resume = resume,

@@ -17,7 +17,7 @@ use crate::{
     script::{
         Context, Phase,
         alarms::Alarms,
-        api::{self, PasswordPool, RateTable},
+        api::{self, KeySets, PasswordPool, RateTable, Waiting},
         budget::Budget,
         error::{PRELUDE, ScriptError},
         host::Host,
@@ -49,6 +49,7 @@ pub struct Kept {
     pub shelf: Rc<Shelf>,
     pub rates: Rc<RefCell<RateTable>>,
     pub alarms: Rc<Alarms>,
+    pub key_sets: Rc<KeySets>,
     epochs: Cell<u64>,
 }
 
@@ -116,8 +117,9 @@ impl Vm {
         // Chunks are compiled in it later, but whoever compiles them must know it now.
         let environment = lua.create_table()?;
         let prelude = prelude(&lua, &tasks, &plan.sources, &environment)?;
-        let (waits, update) = (prelude.get("waits")?, prelude.get("update")?);
-        api::register(&lua, &relay, &prelude.get("carried")?, &host, home, &waits, &update)?;
+        let waiting =
+            Waiting { waits: prelude.get("waits")?, update: prelude.get("update")?, rounds: prelude.get("rounds")? };
+        api::register(&lua, &relay, &prelude.get("carried")?, &host, home, &waiting)?;
         lua.globals().set("relay", &relay)?;
         seal(&lua, &prelude)?;
         sandbox::open(&lua, &environment)?;

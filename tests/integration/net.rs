@@ -44,13 +44,13 @@ const ASK: &str = r#"
     end
 "#;
 
-fn allow(app: &mut config::App, addr: SocketAddr) {
+pub fn allow(app: &mut config::App, addr: SocketAddr) {
     app.http.allow.push(HttpHost { host: Host::Address(addr.ip()), port: Some(addr.port()) });
 }
 
 /// A server that answers each request, whose whole text `answer` is given, with the bytes that it returns; None
 /// never answers.
-async fn serve(answer: impl Fn(&str, SocketAddr) -> Option<String> + Clone + 'static) -> SocketAddr {
+pub async fn serve(answer: impl Fn(&str, SocketAddr) -> Option<String> + Clone + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::task::spawn_local(async move {
@@ -94,7 +94,7 @@ fn whole(text: &str) -> Option<usize> {
     (text.len() >= length).then_some(length)
 }
 
-fn response(status: &str, headers: &str, body: &str) -> Option<String> {
+pub fn response(status: &str, headers: &str, body: &str) -> Option<String> {
     Some(format!("HTTP/1.1 {status}\r\n{headers}content-length: {}\r\n\r\n{body}", body.len()))
 }
 

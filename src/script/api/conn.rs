@@ -1,12 +1,14 @@
 //! `conn`: one connection, as its callbacks hold it.
 
-use std::rc::Rc;
+use std::{borrow::Cow, rc::Rc};
 
 use mlua::{Lua, LuaString, MetaMethod, Table, UserDataFields, UserDataMethods, UserDataRegistry, Value};
 
 use crate::{
     connection_id::ConnectionId,
     hub::{Conn, Why},
+    identity::Identity,
+    name,
     script::{
         api::request,
         args,
@@ -36,15 +38,19 @@ fn fields(conn: &mut UserDataRegistry<ConnRef>, host: &Rc<Host>) {
     conn.add_field_method_get("remote_addr", |_, conn| Ok(conn.0.request.remote_addr.clone()));
     conn.add_field_method_get("subprotocol", |_, conn| Ok(conn.0.subprotocol.clone()));
     conn.add_field_method_get("opened_at", |_, conn| Ok(conn.0.opened_at));
-    let facts: [(&str, Fact); 5] = [
-        ("user", |lua, conn| match &conn.identity {
-            Some(identity) => {
-                let user = plain::from_plain(lua, &identity.data)?;
-                plain::freeze(lua, &user)?; // for good
-                Ok(user)
-            }
-            None => Ok(Value::Nil),
-        }),
+    let of = host.clone();
+    conn.add_field_method_get("user", move |lua, conn| {
+        let Some(data) = conn.0.identity_data() else { return Ok(Value::Nil) };
+        // A renewed identity is another table: what a script kept of the old one stays as it was.
+        let (renewals, name) = (conn.0.renewals(), "user");
+        let name = if renewals == 0 { Cow::Borrowed(name) } else { Cow::Owned(format!("{name} {renewals}")) };
+        of.fact(lua, &conn.0, &name, || {
+            let user = plain::from_plain(lua, &data)?;
+            plain::freeze(lua, &user)?; // for good
+            Ok(user)
+        })
+    });
+    let facts: [(&str, Fact); 4] = [
         ("params", |lua, conn| request::params(lua, &conn.request).map(Value::Table)),
         ("query", |lua, conn| request::pairs(lua, &conn.request.query).map(Value::Table)),
         ("headers", |lua, conn| request::pairs(lua, &conn.request.headers).map(Value::Table)),
@@ -147,6 +153,30 @@ fn methods(conn: &mut UserDataRegistry<ConnRef>, host: &Rc<Host>) {
         };
         Ok(owned(publish(&of, &conn.0, &room, &text, options)))
     });
+    let of = host.clone();
+    conn.add_method("identify", move |_, conn, identity: Value| -> mlua::Result<Answer> {
+        const NAME: &str = "conn:identify(identity)";
+        of.running(NAME)?;
+        let identity = identity_of(NAME, &identity)?;
+        if let Some(user) = conn.0.user().filter(|user| **user != identity.id) {
+            let (is, other) = (user.escape_debug(), identity.id.escape_debug());
+            return Err(args::mistake(NAME, &format!("the connection is \"{is}\" and stays so, got \"{other}\"")));
+        }
+        Ok(answer(of.context.hub.identify(&conn.0, identity)))
+    });
+    conn.add_method("can", |_, conn, (action, resource): (Value, Value)| {
+        const NAME: &str = "conn:can(action, resource)";
+        let action = args::string(NAME, "action", &action)?;
+        let resource = args::string(NAME, "resource", &resource)?;
+        if action.as_bytes().is_empty() {
+            return Err(args::mistake(NAME, "action must not be empty"));
+        }
+        let Some(resource) = name_of(&resource).ok().filter(|name| name::is_exact(name.as_bytes())) else {
+            return Ok((false, Why::BadName.as_str().to_owned()));
+        };
+        let reason = conn.0.permissions().decide(&action.to_string_lossy(), &resource);
+        Ok((reason.permits(), reason.to_string()))
+    });
     conn.add_method("buffered", |_, conn, ()| Ok(conn.0.outbox.buffered()));
 }
 
@@ -157,11 +187,21 @@ pub fn name_of(name: &LuaString) -> Result<String, Why> {
 
 /// To everyone in the room but the connection itself. One that is gone publishes nothing.
 fn publish(host: &Host, conn: &Conn, room: &LuaString, data: &[u8], mut options: PublishOptions) -> Answer {
-    if conn.is_gone() {
-        return (false, Some("closed"));
-    }
     options.except.push(conn.id);
-    answer(name_of(room).and_then(|room| host.context.hub.publish(&room, data, options.binary, &options.except)))
+    let hub = &host.context.hub;
+    answer(name_of(room).and_then(|room| hub.publish_of(conn, &room, data, options.binary, &options.except)))
+}
+
+/// A table with a string `id`, or just that string.
+fn identity_of(function: &str, identity: &Value) -> mlua::Result<Identity> {
+    let read = match identity {
+        Value::String(id) => Identity::of(&id.as_bytes()),
+        Value::Table(_) => {
+            plain::to_plain(identity, "identity").map_err(|problem| problem.to_string()).and_then(Identity::read)
+        }
+        other => return Err(args::wrong(function, "identity", "a table with a string `id`, or that string", other)),
+    };
+    read.map_err(|why| args::mistake(function, &why))
 }
 
 /// A peer would close the connection for a text message that is not UTF-8: better that the script hears of it.
@@ -240,6 +280,7 @@ fn flag(function: &str, options: &Table, name: &str) -> mlua::Result<bool> {
 fn connection_id(host: &Host, function: &str, value: &Value) -> mlua::Result<Option<ConnectionId>> {
     match value {
         Value::UserData(userdata) if userdata.is::<ConnRef>() => Ok(Some(userdata.borrow::<ConnRef>()?.0.id)),
+        Value::UserData(userdata) if userdata.is::<ElsewhereRef>() => Ok(Some(userdata.borrow::<ElsewhereRef>()?.id)),
         Value::String(text) => Ok(host.context.hub.find_id(&text.to_string_lossy()).map(|(id, _)| id)),
         other => Err(args::wrong(function, "except", "a conn, an id or a list of them", other)),
     }

@@ -1,59 +1,76 @@
 //! `relay.jwt`: tokens that say who somebody is, checked against a fixed list of algorithms.
 
-use std::{rc::Rc, time::Duration};
-
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, crypto, errors::ErrorKind};
-use mlua::{IntoLuaMulti, Lua, LuaString, Result, Table, Value};
-use serde::{Deserialize, Serialize, de::IgnoredAny};
-
-use crate::script::{
-    Context,
-    api::{
-        json::{self, DecodeError, EncodeError, encode_into},
-        refusal,
-    },
-    args,
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    path::{Component, Path},
+    rc::Rc,
+    time::{Duration, SystemTime},
 };
 
-/// A longer token is not looked at.
-const TOKEN_BYTES_MAX: usize = 8 * 1024;
-const LEEWAY: Duration = Duration::from_secs(30);
+use bytes::Bytes;
+use mlua::{Function, IntoLuaMulti, Lua, LuaString, MultiValue, Result, Table, Value};
+use tokio::time::Instant;
 
-const ALGORITHMS: [(&str, Algorithm, Family); 6] = [
-    ("HS256", Algorithm::HS256, Family::Hmac),
-    ("HS384", Algorithm::HS384, Family::Hmac),
-    ("HS512", Algorithm::HS512, Family::Hmac),
-    ("RS256", Algorithm::RS256, Family::Rsa),
-    ("ES256", Algorithm::ES256, Family::Ec),
-    ("EdDSA", Algorithm::EdDSA, Family::Ed),
-];
+use crate::{
+    jwt::{self, Algorithm, Claims, DecodingKey, Family, KeySet, Keys, Token, Wanted, Why},
+    outgoing::{Asked, Headers, Outgoing},
+    script::{
+        Context,
+        api::{
+            json::{self, DecodeError, EncodeError, encode_into},
+            refusal,
+        },
+        args,
+        host::Host,
+        tasks::Waited,
+    },
+};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Family {
-    Hmac,
-    Rsa,
-    Ec,
-    Ed,
+const VERIFY: &str = "relay.jwt.verify(token, options)";
+const SIGN: &str = "relay.jwt.sign(claims, options)";
+
+/// How long a fetch of a key set may take.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// A key that is not in the set may have come since; it is looked for again, but not each time somebody makes one up.
+const FETCH_AGAIN: Duration = Duration::from_secs(30);
+/// A larger file is no key set.
+const FILE_BYTES_MAX: u64 = 256 * 1024;
+/// Key sets that are kept at one time: a script that makes up URLs must not fill the memory.
+const SETS_MAX: usize = 64;
+
+/// Key sets that have been read or fetched, kept over generations.
+#[derive(Default)]
+pub struct KeySets {
+    files: RefCell<HashMap<Box<str>, ReadFile>>,
+    fetched: RefCell<HashMap<Box<str>, Fetched>>,
 }
 
+struct ReadFile {
+    changed: SystemTime,
+    length: u64,
+    set: Rc<KeySet>,
+}
+
+struct Fetched {
+    /// None until a first fetch has been good.
+    set: Option<Rc<KeySet>>,
+    good_at: Instant,
+    tried_at: Instant,
+    why: String,
+}
+
+/// Registers all but what needs the network.
 pub fn register(lua: &Lua, relay: &Table, context: &Rc<Context>) -> Result<()> {
     let jwt = lua.create_table()?;
-
-    let of = context.clone();
+    let (of, sets) = (context.clone(), Rc::<KeySets>::default());
     let verify = lua.create_function(move |lua, (token, options): (Value, Value)| {
-        let wanted = Wanted::read(&options)?;
-        let token = match &token {
-            Value::Nil => return refusal(lua, Why::BadToken.as_str()),
-            token => args::string(VERIFY, "token", token)?,
-        };
-        match wanted.verify(lua, &token, &of)? {
-            Ok(claims) => claims.into_lua_multi(lua),
-            Err(why) => refusal(lua, why.as_str()),
+        match begin(lua, &of, &sets, &token, &options)? {
+            Begun::Done(values) => Ok(values),
+            Begun::Fetch { .. } => Err(args::mistake(VERIFY, "a key set cannot be fetched here")),
         }
     })?;
     jwt.raw_set("verify", verify)?;
-
     let depth_max = context.app.limits.json_depth;
     jwt.raw_set(
         "sign",
@@ -62,242 +79,279 @@ pub fn register(lua: &Lua, relay: &Table, context: &Rc<Context>) -> Result<()> {
     relay.raw_set("jwt", jwt)
 }
 
-const VERIFY: &str = "relay.jwt.verify(token, options)";
-const SIGN: &str = "relay.jwt.sign(claims, options)";
-
-/// Why a token does not count. The words are part of the contract with scripts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Why {
-    BadToken,
-    TooLong,
-    BadAlgorithm,
-    BadSignature,
-    MissingExp,
-    Expired,
-    NotYetValid,
-    BadAudience,
-    BadIssuer,
+/// Puts the `verify` in place that waits where a key set must be fetched.
+pub fn register_waiting(
+    lua: &Lua,
+    relay: &Table,
+    host: &Rc<Host>,
+    waits: &Function,
+    outgoing: &Rc<Outgoing>,
+    sets: &Rc<KeySets>,
+) -> Result<()> {
+    let (of, out, sets) = (host.clone(), outgoing.clone(), sets.clone());
+    let verify = lua.create_function(move |lua, (token, options): (Value, Value)| {
+        let (url, token, asked) = match begin(lua, &of.context, &sets, &token, &options)? {
+            Begun::Done(mut values) => {
+                values.push_front(Value::Boolean(true));
+                return Ok(values);
+            }
+            Begun::Fetch { url, token, asked } => (url, token, asked),
+        };
+        of.running(VERIFY)?;
+        let (out, sets, context) = (out.clone(), sets.clone(), of.context.clone());
+        of.wait(async move {
+            sets.fetch(&url, &out).await;
+            Waited::Make(Box::new(move |lua| match sets.fetched(&url) {
+                Ok(set) => told(lua, asked.verify(lua, &token, &Keys::Set(&set), &context)?),
+                Err(why) => refusal(lua, why),
+            }))
+        })?;
+        false.into_lua_multi(lua)
+    })?;
+    relay.raw_get::<Table>("jwt")?.raw_set("verify", waits.call::<Function>(("relay.jwt.verify", verify))?)
 }
 
-impl Why {
-    fn as_str(self) -> &'static str {
-        match self {
-            Why::BadToken => "bad_token",
-            Why::TooLong => "too_long",
-            Why::BadAlgorithm => "bad_algorithm",
-            Why::BadSignature => "bad_signature",
-            Why::MissingExp => "missing_exp",
-            Why::Expired => "expired",
-            Why::NotYetValid => "not_yet_valid",
-            Why::BadAudience => "bad_audience",
-            Why::BadIssuer => "bad_issuer",
+fn told(lua: &Lua, verified: std::result::Result<Table, Why>) -> Result<MultiValue> {
+    match verified {
+        Ok(claims) => claims.into_lua_multi(lua),
+        Err(why) => refusal(lua, why.as_str()),
+    }
+}
+
+/// How far a verification comes without waiting.
+enum Begun {
+    Done(MultiValue),
+    Fetch { url: String, token: Box<[u8]>, asked: Verification },
+}
+
+fn begin(lua: &Lua, context: &Context, sets: &KeySets, token: &Value, options: &Value) -> Result<Begun> {
+    let asked = Verification::read(options)?;
+    let token = match token {
+        Value::Nil => return refusal(lua, Why::BadToken.as_str()).map(Begun::Done),
+        token => args::string(VERIFY, "token", token)?,
+    };
+    let token = token.as_bytes();
+    let done = |verified| told(lua, verified).map(Begun::Done);
+    let source = match &asked.source {
+        Source::Key(key) => return done(asked.verify(lua, &token, &Keys::One(key), context)?),
+        Source::Set(source) => source,
+    };
+    if !source.contains("://") {
+        return match sets.file(&context.app.script, source) {
+            Ok(set) => done(asked.verify(lua, &token, &Keys::Set(&set), context)?),
+            Err(why) => refusal(lua, why).map(Begun::Done),
+        };
+    }
+    // What no key could make good is not worth a request.
+    let kid = match Token::parse(&token) {
+        Ok(token) => token.kid,
+        Err(why) => return done(Err(why)),
+    };
+    let Some(kid) = kid else { return done(Err(Why::MissingKid)) };
+    if sets.must_fetch(source, &kid, context.app.limits.jwks_cache) {
+        return Ok(Begun::Fetch { url: source.clone(), token: (*token).into(), asked });
+    }
+    match sets.fetched(source) {
+        Ok(set) => done(asked.verify(lua, &token, &Keys::Set(&set), context)?),
+        Err(why) => refusal(lua, why).map(Begun::Done),
+    }
+}
+
+impl KeySets {
+    /// The set in a file of the script's folder, read again when it has changed.
+    fn file(&self, script: &Path, name: &str) -> std::result::Result<Rc<KeySet>, String> {
+        let problem = |why: &str| format!("jwks: {name}: {why}");
+        let is_inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+        if !is_inside {
+            return Err(problem("must be a file in the script's folder, or an https:// URL"));
+        }
+        let folder = script.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let path = folder.join(name);
+        let cannot = |error: std::io::Error| problem(&error.to_string());
+        let (real, home) = (path.canonicalize().map_err(cannot)?, folder.canonicalize().map_err(cannot)?);
+        if !real.starts_with(home) {
+            return Err(problem("leads out of the script's folder"));
+        }
+        let about = std::fs::metadata(&path).map_err(cannot)?;
+        let (changed, length) = (about.modified().map_err(cannot)?, about.len());
+        if let Some(read) =
+            self.files.borrow().get(name).filter(|read| (read.changed, read.length) == (changed, length))
+        {
+            return Ok(read.set.clone());
+        }
+        if !about.is_file() || length > FILE_BYTES_MAX {
+            return Err(problem(&format!("is no file of at most {FILE_BYTES_MAX} bytes")));
+        }
+        let set = Rc::new(KeySet::parse(&std::fs::read(&path).map_err(cannot)?).map_err(|why| problem(&why))?);
+        let mut files = self.files.borrow_mut();
+        if files.len() >= SETS_MAX {
+            files.clear();
+        }
+        files.insert(name.into(), ReadFile { changed, length, set: set.clone() });
+        Ok(set)
+    }
+
+    fn must_fetch(&self, url: &str, kid: &str, keep: Duration) -> bool {
+        let fetched = self.fetched.borrow();
+        let Some(known) = fetched.get(url) else { return true };
+        let is_good = known.set.as_ref().is_some_and(|set| known.good_at.elapsed() < keep && set.has(kid));
+        !is_good && known.tried_at.elapsed() >= FETCH_AGAIN.min(keep)
+    }
+
+    /// The last set that could be fetched.
+    fn fetched(&self, url: &str) -> std::result::Result<Rc<KeySet>, String> {
+        let fetched = self.fetched.borrow();
+        let why = || fetched.get(url).map_or("it was not fetched", |known| known.why.as_str());
+        fetched.get(url).and_then(|known| known.set.clone()).ok_or_else(|| format!("jwks: {url}: {}", why()))
+    }
+
+    async fn fetch(&self, url: &str, outgoing: &Outgoing) {
+        let asked = Asked {
+            method: "GET".to_owned(),
+            url: url.to_owned(),
+            headers: Headers::default(),
+            body: Bytes::new(),
+            timeout: FETCH_TIMEOUT,
+        };
+        let answer = match outgoing.ask(asked).await {
+            Ok(response) if response.status == 200 => KeySet::parse(&response.body),
+            Ok(response) => Err(format!("it was answered with {}", response.status)),
+            Err(why) => Err(why),
+        };
+        let now = Instant::now();
+        let mut fetched = self.fetched.borrow_mut();
+        if fetched.len() >= SETS_MAX && !fetched.contains_key(url) {
+            fetched.clear();
+        }
+        let known = fetched.entry(url.into()).or_insert_with(|| Fetched {
+            set: None,
+            good_at: now,
+            tried_at: now,
+            why: String::new(),
+        });
+        known.tried_at = now;
+        match answer {
+            Ok(set) => {
+                known.set = Some(Rc::new(set));
+                known.good_at = now;
+            }
+            Err(why) => {
+                let goes_on = if known.set.is_some() { "; the last one that could be fetched is used" } else { "" };
+                tracing::warn!("the key set {url} could not be fetched: {why}{goes_on}");
+                known.why = why;
+            }
         }
     }
+}
+
+/// Where keys come from.
+enum Source {
+    Key(DecodingKey),
+    /// A URL, or a file.
+    Set(String),
 }
 
 /// What a script asks of a token.
-struct Wanted {
-    key: DecodingKey,
+struct Verification {
+    source: Source,
     algorithms: Vec<Algorithm>,
-    audience: Option<Vec<Vec<u8>>>,
-    issuer: Option<Vec<Vec<u8>>>,
-    leeway: Duration,
+    wanted: Wanted,
 }
 
-impl Wanted {
-    fn read(options: &Value) -> Result<Wanted> {
-        let Some(table) = args::options(VERIFY, options, &["key", "algorithms", "audience", "issuer", "leeway"])?
-        else {
+impl Verification {
+    fn read(options: &Value) -> Result<Verification> {
+        const KNOWN: [&str; 6] = ["key", "jwks", "algorithms", "audience", "issuer", "leeway"];
+        let Some(table) = args::options(VERIFY, options, &KNOWN)? else {
             return Err(args::wrong(VERIFY, "options", "a table", options));
         };
-        let (algorithms, family) = read_algorithms(&table.raw_get("algorithms")?)?;
-        let key = read_key(VERIFY, &table.raw_get("key")?, family)?;
-        let key = key.as_bytes();
-        if family != Family::Hmac && !holds(&key, b"PUBLIC KEY-----") {
-            return Err(args::mistake(VERIFY, "key must be a PEM text that begins with -----BEGIN PUBLIC KEY-----"));
-        }
-        let key = match family {
-            Family::Hmac => Ok(DecodingKey::from_secret(&key)),
-            Family::Rsa => DecodingKey::from_rsa_pem(&key),
-            Family::Ec => DecodingKey::from_ec_pem(&key),
-            Family::Ed => DecodingKey::from_ed_pem(&key),
+        let (key, jwks): (Value, Value) = (table.raw_get("key")?, table.raw_get("jwks")?);
+        let (algorithms, families) = read_algorithms(&table.raw_get("algorithms")?)?;
+        let source = match (&key, &jwks) {
+            (key, Value::Nil) => {
+                // One key serves one family: a public key must never be taken for a shared secret.
+                let [family] = families[..] else {
+                    return Err(args::mistake(VERIFY, "algorithms must all be of one kind, since there is one key"));
+                };
+                let key = args::string(VERIFY, "key", key)?;
+                Source::Key(jwt::verifying_key(&key.as_bytes(), family).map_err(|why| args::mistake(VERIFY, &why))?)
+            }
+            (Value::Nil, jwks) => {
+                if families.contains(&Family::Hmac) {
+                    let hmac = Family::Hmac.algorithms();
+                    return Err(args::mistake(
+                        VERIFY,
+                        &format!("a key set has public keys, which {hmac} do not take: leave them out of algorithms"),
+                    ));
+                }
+                let source = args::string(VERIFY, "jwks", jwks)?.to_string_lossy();
+                if source.is_empty() {
+                    return Err(args::mistake(VERIFY, "jwks must be a URL or a file, got an empty string"));
+                }
+                Source::Set(source)
+            }
+            _ => return Err(args::mistake(VERIFY, "give either key or jwks, not both")),
         };
-        Ok(Wanted {
-            key: key.map_err(|_| {
-                args::mistake(VERIFY, &format!("key is no public key of the kind that {} needs", family.algorithms()))
-            })?,
-            algorithms,
+        let wanted = Wanted {
             audience: read_texts("audience", &table.raw_get("audience")?)?,
             issuer: read_texts("issuer", &table.raw_get("issuer")?)?,
             leeway: match table.raw_get::<Value>("leeway")? {
-                Value::Nil => LEEWAY,
+                Value::Nil => jwt::LEEWAY,
                 leeway => args::duration(VERIFY, "leeway", &leeway)?,
             },
-        })
+        };
+        Ok(Verification { source, algorithms, wanted })
     }
 
-    fn verify(&self, lua: &Lua, token: &LuaString, context: &Context) -> Result<std::result::Result<Table, Why>> {
-        let token = token.as_bytes();
-        if token.len() > TOKEN_BYTES_MAX {
-            return Ok(Err(Why::TooLong));
-        }
-        let payload = match self.signed_payload(&token)? {
-            Ok(payload) => payload,
+    fn verify(
+        &self,
+        lua: &Lua,
+        token: &[u8],
+        keys: &Keys,
+        context: &Context,
+    ) -> Result<std::result::Result<Table, Why>> {
+        let token = match Token::parse(token) {
+            Ok(token) => token,
             Err(why) => return Ok(Err(why)),
         };
-        // Claims may hold large ids, which are then strings; a time that large is none.
-        let claims = match json::decode_bytes(lua, &payload, context.app.limits.json_depth, true) {
-            Ok(Value::Table(claims)) if payload.trim_ascii_start().starts_with(b"{") => claims,
-            Ok(_) | Err(DecodeError::Bad(_)) => return Ok(Err(Why::BadToken)),
-            Err(DecodeError::Lua(error)) => return Err(error),
-        };
-        Ok(self.check(&claims, context.clock.unix())?.map_or(Ok(claims), Err))
-    }
-
-    /// What the token says, once its algorithm and signature are known to be good.
-    fn signed_payload(&self, token: &[u8]) -> Result<std::result::Result<Vec<u8>, Why>> {
-        #[derive(Deserialize)]
-        struct Header<'a> {
-            alg: &'a str,
-            /// Extensions that a reader must understand; this one understands none.
-            crit: Option<IgnoredAny>,
+        if let Err(why) = token.verify(keys, &self.algorithms).map_err(|why| args::mistake(VERIFY, &why))? {
+            return Ok(Err(why));
         }
-
-        let Ok(token) = std::str::from_utf8(token) else {
-            return Ok(Err(Why::BadToken));
-        };
-        let Some((message, signature)) = token.rsplit_once('.') else {
-            return Ok(Err(Why::BadToken));
-        };
-        let Some((header, payload)) = message.split_once('.') else {
-            return Ok(Err(Why::BadToken));
-        };
-        let (Ok(header), Ok(payload)) = (URL_SAFE_NO_PAD.decode(header), URL_SAFE_NO_PAD.decode(payload)) else {
-            return Ok(Err(Why::BadToken));
-        };
-        let Ok(Header { alg, crit: None }) = serde_json::from_slice(&header) else {
-            return Ok(Err(Why::BadToken));
-        };
-        let Some((_, algorithm, _)) =
-            ALGORITHMS.into_iter().find(|(name, algorithm, _)| *name == alg && self.algorithms.contains(algorithm))
-        else {
-            return Ok(Err(Why::BadAlgorithm));
-        };
-        match crypto::verify(signature, message.as_bytes(), &self.key, algorithm) {
-            Ok(true) => Ok(Ok(payload)),
-            Ok(false) => Ok(Err(Why::BadSignature)),
-            Err(error) if matches!(error.kind(), ErrorKind::Base64(_)) => Ok(Err(Why::BadSignature)),
-            Err(error) => Err(args::mistake(VERIFY, &format!("key does not serve {alg}: {error}"))),
+        let checked = Claims::parse(&token.payload).and_then(|claims| claims.check(&self.wanted, context.clock.unix()));
+        if let Err(why) = checked {
+            return Ok(Err(why));
         }
-    }
-
-    /// The claims that this relay looks at.
-    fn check(&self, claims: &Table, now: Duration) -> Result<Option<Why>> {
-        let (now, leeway) = (now.as_secs_f64(), self.leeway.as_secs_f64());
-        match time(&claims.raw_get("exp")?) {
-            Ok(Some(exp)) if now < exp + leeway => {}
-            Ok(Some(_)) => return Ok(Some(Why::Expired)),
-            Ok(None) => return Ok(Some(Why::MissingExp)),
-            Err(why) => return Ok(Some(why)),
+        // Claims may hold large ids, which are then strings.
+        match json::decode_bytes(lua, &token.payload, context.app.limits.json_depth, true) {
+            Ok(Value::Table(claims)) => Ok(Ok(claims)),
+            Ok(_) | Err(DecodeError::Bad(_)) => Ok(Err(Why::BadToken)),
+            Err(DecodeError::Lua(error)) => Err(error),
         }
-        match time(&claims.raw_get("nbf")?) {
-            Ok(Some(nbf)) if nbf > now + leeway => return Ok(Some(Why::NotYetValid)),
-            Ok(_) => {}
-            Err(why) => return Ok(Some(why)),
-        }
-        if let Some(audience) = &self.audience {
-            let is_ours = match claims.raw_get::<Value>("aud")? {
-                Value::Table(list) => list.sequence_values::<Value>().flatten().any(|aud| is_one_of(&aud, audience)),
-                aud => is_one_of(&aud, audience),
-            };
-            if !is_ours {
-                return Ok(Some(Why::BadAudience));
-            }
-        }
-        if let Some(issuer) = &self.issuer
-            && !is_one_of(&claims.raw_get("iss")?, issuer)
-        {
-            return Ok(Some(Why::BadIssuer));
-        }
-        Ok(None)
-    }
-}
-
-/// A claim that is a time. Anything but a number is refused: to skip it would be to trust it.
-fn time(claim: &Value) -> std::result::Result<Option<f64>, Why> {
-    match claim {
-        Value::Nil => Ok(None),
-        Value::Integer(seconds) => Ok(Some(*seconds as f64)),
-        Value::Number(seconds) => Ok(Some(*seconds)),
-        _ => Err(Why::BadToken),
-    }
-}
-
-fn is_one_of(claim: &Value, wanted: &[Vec<u8>]) -> bool {
-    matches!(claim, Value::String(claim) if wanted.iter().any(|wanted| **wanted == *claim.as_bytes()))
-}
-
-impl Family {
-    fn algorithms(self) -> String {
-        let of_family = ALGORITHMS.iter().filter(|(_, _, family)| *family == self);
-        of_family.map(|(name, _, _)| *name).collect::<Vec<_>>().join(", ")
     }
 }
 
 fn algorithm(function: &str, argument: &str, name: &Value) -> Result<(Algorithm, Family)> {
     let name = args::string(function, argument, name)?.to_string_lossy();
-    let known = ALGORITHMS.into_iter().find(|(known, _, _)| *known == name);
-    known.map(|(_, algorithm, family)| (algorithm, family)).ok_or_else(|| {
-        let names: Vec<&str> = ALGORITHMS.iter().map(|(name, _, _)| *name).collect();
-        args::mistake(function, &format!("unknown algorithm '{name}' (there are {})", names.join(", ")))
-    })
+    jwt::algorithm(&name)
+        .ok_or_else(|| args::mistake(function, &format!("unknown algorithm '{name}' (there are {})", jwt::names())))
 }
 
-fn read_algorithms(list: &Value) -> Result<(Vec<Algorithm>, Family)> {
+fn read_algorithms(list: &Value) -> Result<(Vec<Algorithm>, Vec<Family>)> {
     const WANTED: &str = "a list such as { \"HS256\" }";
     let Value::Table(table) = list else {
         return Err(args::wrong(VERIFY, "algorithms", WANTED, list));
     };
-    let mut algorithms = Vec::new();
-    let mut family = None;
+    let (mut algorithms, mut families) = (Vec::new(), Vec::new());
     for name in table.sequence_values::<Value>() {
-        let (algorithm, of) = algorithm(VERIFY, "algorithms", &name?)?;
-        // One key serves one family: a public key must never be taken for a shared secret.
-        if family.is_some_and(|family| family != of) {
-            return Err(args::mistake(VERIFY, "algorithms must all be of one kind, since there is one key"));
-        }
-        family = Some(of);
+        let (algorithm, family) = algorithm(VERIFY, "algorithms", &name?)?;
         algorithms.push(algorithm);
+        if !families.contains(&family) {
+            families.push(family);
+        }
     }
-    match family {
-        Some(family) => Ok((algorithms, family)),
-        None => Err(args::mistake(VERIFY, &format!("algorithms must be {WANTED}"))),
+    if algorithms.is_empty() {
+        return Err(args::mistake(VERIFY, &format!("algorithms must be {WANTED}")));
     }
-}
-
-/// The key as it was given, if it can be one for the family.
-fn read_key(function: &str, key: &Value, family: Family) -> Result<LuaString> {
-    let key = args::string(function, "key", key)?;
-    let is_pem = holds(&key.as_bytes(), b"-----BEGIN ");
-    if key.as_bytes().is_empty() {
-        return Err(args::mistake(function, "key must not be empty"));
-    }
-    match family {
-        Family::Hmac if is_pem => Err(args::mistake(
-            function,
-            &format!(
-                "{} take a shared secret, but key is a PEM text: whoever has the public key could sign",
-                family.algorithms()
-            ),
-        )),
-        Family::Hmac => Ok(key),
-        _ if is_pem => Ok(key),
-        _ => Err(args::mistake(function, &format!("{} takes a key in PEM (-----BEGIN …)", family.algorithms()))),
-    }
-}
-
-fn holds(text: &[u8], part: &[u8]) -> bool {
-    memchr::memmem::find(text, part).is_some()
+    Ok((algorithms, families))
 }
 
 /// A string or a list of strings.
@@ -323,14 +377,6 @@ fn read_texts(option: &str, value: &Value) -> Result<Option<Vec<Vec<u8>>>> {
 }
 
 fn sign(claims: &Value, options: &Value, depth_max: usize) -> Result<String> {
-    #[derive(Serialize)]
-    struct Header<'a> {
-        alg: &'a str,
-        typ: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        kid: Option<&'a str>,
-    }
-
     let Value::Table(_) = claims else {
         return Err(args::wrong(SIGN, "claims", "a table", claims));
     };
@@ -341,16 +387,8 @@ fn sign(claims: &Value, options: &Value, depth_max: usize) -> Result<String> {
         Value::Nil => (Algorithm::HS256, Family::Hmac),
         name => algorithm(SIGN, "algorithm", &name)?,
     };
-    let key = read_key(SIGN, &table.raw_get("key")?, family)?;
-    let key = match family {
-        Family::Hmac => Ok(EncodingKey::from_secret(&key.as_bytes())),
-        Family::Rsa => EncodingKey::from_rsa_pem(&key.as_bytes()),
-        Family::Ec => EncodingKey::from_ec_pem(&key.as_bytes()),
-        Family::Ed => EncodingKey::from_ed_pem(&key.as_bytes()),
-    };
-    let wrong_key =
-        |_| args::mistake(SIGN, &format!("key is no private key of the kind that {} needs", family.algorithms()));
-    let key = key.map_err(wrong_key)?;
+    let key: LuaString = args::string(SIGN, "key", &table.raw_get("key")?)?;
+    let key = jwt::signing_key(&key.as_bytes(), family).map_err(|why| args::mistake(SIGN, &why))?;
     let kid = match table.raw_get::<Value>("kid")? {
         Value::Nil => None,
         kid => Some(
@@ -368,16 +406,7 @@ fn sign(claims: &Value, options: &Value, depth_max: usize) -> Result<String> {
     if !payload.starts_with(b"{") {
         return Err(args::mistake(SIGN, "claims must have named fields"));
     }
-    let name = ALGORITHMS.into_iter().find(|(_, known, _)| *known == algorithm).map_or("", |(name, _, _)| name);
-    let header =
-        serde_json::to_vec(&Header { alg: name, typ: "JWT", kid: kid.as_deref() }).map_err(mlua::Error::external)?;
-    let mut token = URL_SAFE_NO_PAD.encode(header);
-    token.push('.');
-    URL_SAFE_NO_PAD.encode_string(payload, &mut token);
-    let signature = crypto::sign(token.as_bytes(), &key, algorithm).map_err(wrong_key)?;
-    token.push('.');
-    token.push_str(&signature);
-    Ok(token)
+    jwt::sign(&payload, &key, algorithm, kid.as_deref()).map_err(|why| args::mistake(SIGN, &why))
 }
 
 #[cfg(test)]
@@ -613,7 +642,7 @@ MCowBQYDK2VwAyEA47luWg0BudPtmQIx8RsgTNWAZy62GQPW7GbZte+g56A=
             "relay.jwt.verify('t', { key = ec_public, algorithms = { 'RS256' } })",
             "key is no public key of the kind that RS256 needs",
         );
-        raises("relay.jwt.verify('t', { key = 's', algorithms = { 'HS256' }, jwks = '' })", "unknown option 'jwks'");
+        raises("relay.jwt.verify('t', { key = 's', algorithms = { 'HS256' }, jwk = '' })", "unknown option 'jwk'");
         raises(
             "relay.jwt.verify('t', { key = 's', algorithms = { 'HS256' }, leeway = -1 })",
             "leeway must not be negative",

@@ -24,6 +24,7 @@ pub mod user;
 pub mod wait;
 pub mod ws;
 
+pub use jwt::KeySets;
 pub use password::PasswordPool;
 pub use rate::RateTable;
 
@@ -36,17 +37,26 @@ use crate::{
     script::{Context, Home, host::Host},
 };
 
-/// Everything that scripts see, and what `carried` libraries see besides. `waits` makes a function that waits out of
-/// one that begins to, and `update` one that waits, computes and waits again.
+/// The prelude's makers of functions that wait.
+pub struct Waiting {
+    /// Makes one out of a function that begins to wait.
+    pub waits: Function,
+    /// One that waits for its turn, computes and writes.
+    pub update: Function,
+    /// One that asks and computes in rounds.
+    pub rounds: Function,
+}
+
+/// Everything that scripts see, and what `carried` libraries see besides.
 pub(super) fn register(
     lua: &Lua,
     relay: &Table,
     carried: &Table,
     host: &Rc<Host>,
     home: &Home,
-    waits: &Function,
-    update: &Function,
+    waiting: &Waiting,
 ) -> Result<()> {
+    let waits = &waiting.waits;
     register_data(lua, relay, &host.context, &home.kept.rates)?;
     carried::register(lua, carried, host, waits)?;
     alarm::register(lua, relay, host, &home.kept.alarms)?;
@@ -54,13 +64,14 @@ pub(super) fn register(
     conn::register(lua, host)?;
     conn::register_elsewhere(lua, host)?;
     room::register(lua, relay, host, waits)?;
-    user::register(lua, relay, host, waits)?;
+    user::register(lua, relay, host, waiting)?;
     relay::register(lua, relay, host)?;
     wait::register(lua, relay, host, waits)?;
     let outgoing = Rc::new(Outgoing::new(&host.context.app));
     self::http::register(lua, relay, host, waits, &outgoing)?;
     ws::register(lua, relay, host, waits, &outgoing)?;
-    store::register(lua, relay, host, waits, update)?;
+    jwt::register_waiting(lua, relay, host, waits, &outgoing, &home.kept.key_sets)?;
+    store::register(lua, relay, host, waits, &waiting.update)?;
     shared::register(lua, relay, host)
 }
 

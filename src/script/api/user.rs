@@ -1,13 +1,22 @@
 //! `relay.user(id)`: all connections of one user, over all instances of the app.
 
-use std::rc::Rc;
+use std::{cell::Cell, rc::Rc};
 
-use mlua::{Function, Lua, Table, UserDataMethods, Value};
+use mlua::{Function, IntoLuaMulti, Lua, Table, UserDataMethods, UserDataRef, Value};
 
-use crate::script::{
-    api::conn::{SendOptions, close_arguments, name_of, owned, sendable},
-    args,
-    host::{Host, answer, json_text},
+use crate::{
+    hub::{Change, Computed, Hub},
+    permission::{self, Rules},
+    script::{
+        api::{
+            Waiting,
+            conn::{SendOptions, close_arguments, name_of, owned, sendable},
+        },
+        args,
+        host::{Host, answer, json_text},
+        plain::to_plain,
+        tasks::Waited,
+    },
 };
 
 struct UserRef(Box<str>);
@@ -19,7 +28,8 @@ fn id_of(function: &str, user: &Value) -> mlua::Result<Box<str>> {
     }
 }
 
-pub fn register(lua: &Lua, relay: &Table, host: &Rc<Host>, waits: &Function) -> mlua::Result<()> {
+pub fn register(lua: &Lua, relay: &Table, host: &Rc<Host>, waiting: &Waiting) -> mlua::Result<()> {
+    let waits = &waiting.waits;
     let of = host.clone();
     let begin = lua.create_function(move |_, (user, room, options): (Value, Value, Value)| {
         const NAME: &str = "user:join(room)";
@@ -56,6 +66,9 @@ pub fn register(lua: &Lua, relay: &Table, host: &Rc<Host>, waits: &Function) -> 
         Ok((done, done))
     })?;
     let disconnect: Function = waits.call(("user:disconnect", begin))?;
+    let set_allow = changes_rules(lua, host, waits, "set_allow", Change::Allow)?;
+    let set_deny = changes_rules(lua, host, waits, "set_deny", Change::Deny)?;
+    let update_allow = update_allow(lua, host, &waiting.rounds)?;
     lua.register_userdata_type::<UserRef>(|user| {
         use mlua::UserDataFields;
         user.add_meta_field("__type", "user");
@@ -91,6 +104,9 @@ pub fn register(lua: &Lua, relay: &Table, host: &Rc<Host>, waits: &Function) -> 
         user.add_field("join", join);
         user.add_field("leave", leave);
         user.add_field("disconnect", disconnect);
+        user.add_field("set_allow", set_allow);
+        user.add_field("set_deny", set_deny);
+        user.add_field("update_allow", update_allow);
     })?;
     relay.set(
         "user",
@@ -102,4 +118,106 @@ pub fn register(lua: &Lua, relay: &Table, host: &Rc<Host>, waits: &Function) -> 
             lua.create_any_userdata(UserRef(id.to_string_lossy().into()))
         })?,
     )
+}
+
+/// A list of rules as a script gave it; one that cannot be read is its mistake.
+fn rules_of(function: &str, list: &Value) -> mlua::Result<Rules> {
+    let Value::Table(_) = list else {
+        return Err(args::wrong(function, "list", "a list of rules such as \"join room.*\"", list));
+    };
+    let list = to_plain(list, "list").map_err(|problem| args::mistake(function, &problem.to_string()))?;
+    permission::rules(&list).map_err(|why| args::mistake(function, &format!("list: {why}")))
+}
+
+/// `user:set_allow(list)` and `user:set_deny(list)`.
+fn changes_rules(
+    lua: &Lua,
+    host: &Rc<Host>,
+    waits: &Function,
+    name: &str,
+    change: fn(Rules) -> Change,
+) -> mlua::Result<Function> {
+    let (of, function) = (host.clone(), format!("user:{name}(list)"));
+    let begin = lua.create_function(move |_, (user, list): (Value, Value)| {
+        of.running(&function)?;
+        let user = id_of(&function, &user)?;
+        let rules = rules_of(&function, &list)?;
+        let done = of.wait_applied(of.context.hub.change_rules(&user, change(rules)))?;
+        Ok((done, done))
+    })?;
+    waits.call((format!("user:{name}"), begin))
+}
+
+/// `user:update_allow(fn)`: rounds of asking for lists and computing new ones, until no connection has one that `fn` has
+/// not seen. The prelude calls `fn` in between.
+fn update_allow(lua: &Lua, host: &Rc<Host>, rounds: &Function) -> mlua::Result<Function> {
+    const NAME: &str = "user:update_allow(fn)";
+    let of = host.clone();
+    let begin = lua.create_function(move |lua, (user, compute): (Value, Value)| {
+        of.running(NAME)?;
+        let user = id_of(NAME, &user)?;
+        let Value::Function(_) = compute else { return Err(args::wrong(NAME, "fn", "a function", &compute)) };
+        let hub = of.context.hub.clone();
+        lua.create_any_userdata(GoingOn { change: hub.new_change(), user, hub, ended: Cell::new(false) })
+    })?;
+    let of = host.clone();
+    let round = lua.create_function(move |lua, (change, computed): (UserDataRef<GoingOn>, Table)| {
+        let computed = computed_of(NAME, &computed)?;
+        let (unknown, answers) = of.context.hub.replace_allow(&change.user, change.change, computed);
+        if answers.is_done() {
+            return Ok((true, Value::Table(shown(lua, &unknown)?)));
+        }
+        of.wait(async move {
+            let unknown = answers.add_to(unknown).await;
+            Waited::Make(Box::new(move |lua| shown(lua, &unknown)?.into_lua_multi(lua)))
+        })?;
+        Ok((false, Value::Nil))
+    })?;
+    let end = lua.create_function(|_, change: UserDataRef<GoingOn>| {
+        change.end();
+        Ok(())
+    })?;
+    rounds.call(("user:update_allow", begin, round, end))
+}
+
+/// A change that is being computed. It ends at the latest when nobody holds it any more: `fn` may raise.
+struct GoingOn {
+    change: u64,
+    user: Box<str>,
+    hub: Rc<Hub>,
+    ended: Cell<bool>,
+}
+
+impl GoingOn {
+    fn end(&self) {
+        if !self.ended.replace(true) {
+            self.hub.end_change(&self.user, self.change);
+        }
+    }
+}
+
+impl Drop for GoingOn {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Lists of rules as a script sees them; `false` where there is none.
+fn shown(lua: &Lua, lists: &[Option<Rules>]) -> mlua::Result<Table> {
+    let list = |rules: &Rules| lua.create_sequence_from(rules.iter().map(ToString::to_string)).map(Value::Table);
+    let lists = lists.iter().map(|rules| rules.as_ref().map_or(Ok(Value::Boolean(false)), list));
+    lua.create_sequence_from(lists.collect::<mlua::Result<Vec<_>>>()?)
+}
+
+/// Pairs of what was shown and what the script has made of it.
+fn computed_of(function: &str, pairs: &Table) -> mlua::Result<Computed> {
+    let pair = |pair: mlua::Result<Table>| {
+        let pair = pair?;
+        let before = match pair.raw_get::<Value>(1)? {
+            Value::Boolean(_) => None,
+            before => Some(rules_of(function, &before)?),
+        };
+        Ok((before, rules_of(function, &pair.raw_get(2)?)?))
+    };
+    pairs.sequence_values::<Table>().map(pair).collect()
 }

@@ -1,0 +1,222 @@
+//! Tokens whose keys come from a key set, and how they reach a handshake.
+
+use std::{cell::Cell, rc::Rc};
+
+use moonwire::harness::{check, run};
+
+use crate::{
+    net::{allow, response, serve},
+    scene::Scene,
+    support::{Relay, configure_app, real},
+};
+
+/// Public keys of the pairs below; `old` is for encryption, `secret` a shared one: neither may be used.
+const SET: &str = r#"{ "keys": [
+    { "kty": "EC", "crv": "P-256", "kid": "ec", "alg": "ES256", "use": "sig",
+      "x": "TXWmGpxwJI14XgzYgV0ygjCS4pXOwTW1tjKd375rw1w", "y": "C8xgZCwvBQ-67YHOnY5-HBrOFBGidgCQuwiUqRq_CWE" },
+    { "kty": "OKP", "crv": "Ed25519", "kid": "ed", "x": "47luWg0BudPtmQIx8RsgTNWAZy62GQPW7GbZte-g56A" },
+    { "kty": "OKP", "crv": "Ed25519", "kid": "old", "use": "enc", "x": "47luWg0BudPtmQIx8RsgTNWAZy62GQPW7GbZte-g56A" },
+    { "kty": "oct", "kid": "secret", "k": "c2VjcmV0" }
+] }"#;
+
+const KEYS: &str = r##"
+    local ec = [[-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgLsU6evndVhq/LcIk
+K6Vxzq6AeaVH6cGRlincCyHubZOhRANCAARNdaYanHAkjXheDNiBXTKCMJLilc7B
+NbW2Mp3fvmvDXAvMYGQsLwUPuu2Bzp2OfhwazhQRonYAkLsIlKkavwlh
+-----END PRIVATE KEY-----]]
+    local ed = [[-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEIOP1DL7SutUdKbA8C6/aNmv+bIgc6LHTdzP9wYeY88cM
+-----END PRIVATE KEY-----]]
+    local function token(key, algorithm, kid)
+      return relay.jwt.sign({ sub = "ann", exp = relay.now() + 60 }, { key = key, algorithm = algorithm, kid = kid })
+    end
+    local function verify(token, jwks, algorithms)
+      local claims, why = relay.jwt.verify(token, { jwks = jwks, algorithms = algorithms or { "ES256", "EdDSA" } })
+      return claims and claims.sub or why
+    end
+"##;
+
+async fn scene(body: &str) -> Scene {
+    let scene = Scene::of("function app.on_open() end").await;
+    std::fs::write(scene.script.with_file_name("keys.json"), SET).unwrap();
+    scene.reloads(&format!("{KEYS}{body}")).await;
+    scene
+}
+
+#[test]
+fn a_key_of_a_set_is_found_by_its_id_alone() {
+    run(async {
+        let scene = scene(
+            r#"
+            function app.on_message(conn)
+              local told = {
+                verify(token(ec, "ES256", "ec"), "keys.json"),
+                verify(token(ed, "EdDSA", "ed"), "keys.json"),
+                verify(token(ed, "EdDSA"), "keys.json"),
+                verify(token(ed, "EdDSA", "new"), "keys.json"),
+                verify(token(ed, "EdDSA", "old"), "keys.json"),
+                verify(token("secret", "HS256", "secret"), "keys.json"),
+                verify(token(ed, "EdDSA", "ec"), "keys.json"),
+                verify(token(ec, "ES256", "ec"), "keys.json", { "EdDSA" }),
+              }
+              conn:send(table.concat(told, " "))
+            end
+            "#,
+        )
+        .await;
+        let peer = scene.peer("ann").await;
+        let expected =
+            "ann ann missing_kid unknown_kid unknown_kid bad_algorithm bad_algorithm bad_algorithm".to_owned();
+        assert_eq!(scene.ask(&peer, "x").await, expected);
+        // A file that has changed counts at once; one that cannot be read is why.
+        let file = scene.script.with_file_name("keys.json");
+        std::fs::write(&file, r#"{"keys":[]}"#).unwrap();
+        assert!(scene.ask(&peer, "x").await.starts_with("unknown_kid unknown_kid missing_kid"));
+        std::fs::write(&file, "{").unwrap();
+        assert!(scene.ask(&peer, "x").await.starts_with("jwks: keys.json: it is no JSON Web Key Set"));
+    });
+}
+
+#[test]
+fn a_key_set_is_a_file_of_the_scripts_folder() {
+    run(async {
+        let scene =
+            scene(r#"function app.on_message(conn, name) conn:send(verify(token(ec, "ES256", "ec"), name)) end"#).await;
+        let folder = scene.script.parent().unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", folder.join("link.json")).unwrap();
+        let peer = scene.peer("ann").await;
+        let inside = "must be a file in the script's folder, or an https:// URL";
+        for (name, why) in [
+            ("keys.json", "ann"),
+            ("../keys.json", inside),
+            ("/etc/hostname", inside),
+            ("link.json", "leads out of the script's folder"),
+            ("none.json", "No such file or directory"),
+            ("http://127.0.0.1:9/keys", "host \"127.0.0.1:9\" is not in app.http.allow"),
+            ("file:///etc/hostname", "scheme \"file\" is not allowed"),
+        ] {
+            let told = scene.ask(&peer, name).await;
+            assert!(told.contains(why), "{name}: {told}");
+        }
+    });
+}
+
+#[test]
+fn mistakes_about_key_sets_raise() {
+    check(
+        r#"
+        function app.on_open(conn)
+          for _, options in {
+            { jwks = "a", key = "b", algorithms = { "HS256" } }, { jwks = "a", algorithms = { "HS256", "RS256" } },
+            { jwks = "", algorithms = { "RS256" } }, { jwks = {}, algorithms = { "RS256" } },
+          } do
+            local ok, err = pcall(relay.jwt.verify, "t", options)
+            conn:send(err:match("options%): (.*)$"))
+          end
+        end
+        "#,
+        "
+        ann opens
+        ann < give either key or jwks, not both
+        ann < a key set has public keys, which HS256, HS384, HS512 do not take: leave them out of algorithms
+        ann < jwks must be a URL or a file, got an empty string
+        ann < jwks must be a string, got table
+        ",
+    );
+}
+
+#[test]
+fn a_key_set_of_a_server_is_kept_and_serves_while_the_server_is_away() {
+    real(async {
+        let (asked, up) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(true)));
+        let (count, is_up) = (asked.clone(), up.clone());
+        let addr = serve(move |_, _| {
+            count.set(count.get() + 1);
+            if is_up.get() { response("200 OK", "", SET) } else { response("503 Down", "", "") }
+        })
+        .await;
+        let body = format!(
+            r#"{KEYS}
+            -- Keys are looked up before anybody is let in, and nobody else waits for it.
+            function app.authenticate(request)
+              local who = verify(token(ec, "ES256", request.query.kid), "http://{addr}/keys")
+              if who ~= "ann" then return nil, who end
+              return {{ id = who }}
+            end
+            function app.on_message(conn) conn:send(conn.user.id) end
+            "#
+        );
+        let relay = Relay::with(&body, |config| {
+            configure_app(config, |app| {
+                allow(app, addr);
+                app.limits.jwks_cache = std::time::Duration::from_millis(50);
+            });
+        })
+        .await;
+        for _ in 0..3 {
+            assert_eq!(relay.peer("/app/x?kid=ec").await.ask("who").await, "ann");
+        }
+        assert!((1..=3).contains(&asked.get()), "{} requests", asked.get());
+        up.set(false);
+        crate::support::eventually("the set is asked for again", async || {
+            assert_eq!(relay.peer("/app/x?kid=ec").await.ask("who").await, "ann");
+            asked.get() > 3
+        })
+        .await;
+        let status = relay.try_peer("/app/x?kid=other", &[]).await.err();
+        assert!(status.is_some_and(|error| error.to_string().contains("401")));
+        relay.stop().await;
+    });
+}
+
+#[test]
+fn a_token_comes_by_header_query_subprotocol_cookie_or_first_message() {
+    check(
+        r#"
+        local options = { key = "s", algorithms = { "HS256" } }
+        local function of(token) return relay.jwt.verify(token, options) end
+        local good = relay.jwt.sign({ sub = "ann", exp = relay.now() + 600 }, { key = "s" })
+        local function found(request)
+          if request.bearer then return request.bearer end
+          if request.query.token then return request.query.token end
+          if request.cookies.token then return request.cookies.token end
+          if request.subprotocols[1] == "bearer" then return request.subprotocols[2], { subprotocol = "bearer" } end
+        end
+        local function verdict(request)
+          local token, upgrade = found(request)
+          if not token then return true end
+          local claims, why = of(token)
+          if not claims then return nil, why end
+          return { id = claims.sub }, upgrade
+        end
+        function app.authenticate(request) return verdict(request) end
+        function app.on_open(conn)
+          local function try(request)
+            local who, upgrade = verdict(setmetatable(request, { __index = { query = {}, cookies = {}, subprotocols = {} } }))
+            return (who and who.id or "nobody") .. (upgrade and upgrade.subprotocol or "")
+          end
+          conn:send(table.concat({
+            try({ bearer = good }), try({ query = { token = good } }), try({ cookies = { token = good } }),
+            try({ subprotocols = { "bearer", good } }), try({ bearer = "bad" }),
+          }, " "))
+        end
+        function app.on_message(conn, text)
+          local claims, why = of(text == "good" and good or text)
+          if not claims then return conn:close(4401, why) end
+          conn:identify({ id = claims.sub, expires_at = claims.exp })
+          conn:send(conn.user.id)
+        end
+        "#,
+        "
+        ann opens
+        ann < ann ann ann annbearer nobody
+        ann > good
+        ann < ann
+        eve opens
+        eve < ann ann ann annbearer nobody
+        eve > guess
+        eve is closed 4401 bad_token
+        ",
+    );
+}
