@@ -24,7 +24,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{log::visible, reload::Report};
+use crate::{reload::Report, visible::visible};
 
 /// The control socket of this process. It is removed when this is dropped.
 pub struct Listener {

@@ -30,15 +30,18 @@ pub mod outbox;
 
 // ── beside the path ──
 pub mod bus;
+pub mod dev;
 pub mod outgoing;
 pub mod reload;
 pub mod store;
+pub mod tracer;
 
 pub mod config;
 pub mod control;
 pub mod log;
 
 pub mod harness;
+pub mod testing;
 
 // ── the words everyone uses ──
 pub mod clock;
@@ -49,3 +52,5 @@ pub mod name;
 pub mod peer;
 pub mod permission;
 pub mod plain;
+pub mod problem;
+pub mod visible;

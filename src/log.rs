@@ -30,6 +30,8 @@ use tracing_subscriber::{
 use crate::{
     clock::{self, Clock},
     config::{self, LogFormat},
+    problem::ScriptProblem,
+    visible::{is_hidden, visible},
 };
 
 /// The running log: a reload of the config changes its level and format.
@@ -52,8 +54,8 @@ pub struct Terminal {
 pub const SCRIPT: &str = "script";
 
 /// Sends the events of this process to stderr.
-pub fn init(config: &config::Log) -> Handle {
-    let (subscriber, handle) = subscriber(config, std::io::stderr, Terminal::of_stderr(), Clock::system());
+pub fn init(config: &config::Log, observer: Option<Observer>) -> Handle {
+    let (subscriber, handle) = observed(config, std::io::stderr, Terminal::of_stderr(), Clock::system(), observer);
     // A process that has a log already keeps it; the handle then changes nothing.
     let _ = tracing::subscriber::set_global_default(subscriber);
     let lines = handle.lines.clone();
@@ -62,12 +64,44 @@ pub fn init(config: &config::Log) -> Handle {
     handle
 }
 
+/// Hears of each error of a script, folded or not.
+pub type Observer = Box<dyn Fn(&ScriptEvent) + Send + Sync>;
+
+/// An error of a script, as the log was told of it.
+pub struct ScriptEvent {
+    pub message: String,
+    fields: Fields,
+}
+
+impl ScriptEvent {
+    pub fn field(&self, name: &str) -> Option<&Value> {
+        self.fields.get(name)
+    }
+
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.field(name).and_then(Value::as_str)
+    }
+}
+
 /// The same for any writer, terminal and clock. A level that the config would refuse counts as `info`.
 pub fn subscriber<W>(
     config: &config::Log,
     writer: W,
     terminal: Terminal,
     clock: Clock,
+) -> (impl Subscriber + Send + Sync + 'static, Handle)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    observed(config, writer, terminal, clock, None)
+}
+
+fn observed<W>(
+    config: &config::Log,
+    writer: W,
+    terminal: Terminal,
+    clock: Clock,
+    observer: Option<Observer>,
 ) -> (impl Subscriber + Send + Sync + 'static, Handle)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -82,32 +116,10 @@ where
         terminal,
         clock,
         window: WINDOW,
+        observer,
     });
     let handle = Handle { filter: filter_handle, lines: lines.clone() };
     (tracing_subscriber::registry().with(filter).with(Collect(lines)), handle)
-}
-
-/// `text` with every character written out that would end the line, move a terminal's cursor or reorder what is seen.
-pub fn visible(text: &str) -> Cow<'_, str> {
-    visible_but(text, &[])
-}
-
-/// `visible`, but the characters of `kept` stay as they are.
-pub fn visible_but<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
-    let hides = |c: char| is_hidden(c) && !kept.contains(&c);
-    if !text.contains(hides) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        if hides(c) {
-            // `\n`, `\r` and `\t` by name, the others as `\u{1b}`.
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    Cow::Owned(out)
 }
 
 /// `1234` as `1,234`.
@@ -176,6 +188,7 @@ struct Lines {
     terminal: Terminal,
     clock: Clock,
     window: Duration,
+    observer: Option<Observer>,
 }
 
 struct State {
@@ -210,6 +223,9 @@ impl Lines {
     fn event(&self, level: Level, target: &str, mut fields: Fields) {
         let message = fields.take("message").map(text_of).unwrap_or_default();
         fields.spread();
+        if let Some(observer) = self.observer.as_ref().filter(|_| target == SCRIPT && level == Level::ERROR) {
+            observer(&ScriptEvent { message: message.clone(), fields: fields.clone() });
+        }
         // Written under the lock, so that lines of different threads keep one order.
         let mut state = self.lock();
         let now = self.clock.monotonic();
@@ -268,7 +284,7 @@ impl Lines {
         let unix = self.clock.unix();
         let mut line = match state.style {
             Style::Json => json_line(unix, level, target, message, fields),
-            Style::Human { colour } => human_line(unix, level, message, fields, colour),
+            Style::Human { colour } => human_line(unix, level, target, message, fields, colour),
         };
         line.push('\n');
         (self.write)(line.as_bytes());
@@ -325,7 +341,7 @@ fn push_json(line: &mut String, value: &Value) {
     }
 }
 
-fn human_line(unix: Duration, level: Level, message: &str, fields: &Fields, colour: bool) -> String {
+fn human_line(unix: Duration, level: Level, target: &str, message: &str, fields: &Fields, colour: bool) -> String {
     const DIM: &str = "\x1b[2m";
     const RESET: &str = "\x1b[0m";
     let (dim, reset) = if colour { (DIM, RESET) } else { ("", "") };
@@ -364,6 +380,15 @@ fn human_line(unix: Duration, level: Level, message: &str, fields: &Fields, colo
     if !first {
         line.push_str(reset);
     }
+    // What people write they want to see: the lines, a mark, and what usually helps.
+    let refused = message.strip_prefix("reload failed, ").and_then(|rest| rest.split_once(" goes on: "));
+    let about = refused.map(|(_, about)| about).or((target == SCRIPT).then_some(message));
+    if let Some(about) = about.filter(|_| level == Level::ERROR) {
+        let problem = ScriptProblem::new(about, None, None).to_string();
+        for row in problem.lines().skip(1) {
+            line.push_str(&format!("\n  {dim}{row}{reset}"));
+        }
+    }
     if let Some(Value::String(traceback)) = traceback {
         for row in traceback.lines().filter(|row| !row.trim().is_empty()) {
             line.push_str(&format!("\n    {dim}{}{reset}", visible(&row.trim_end().replace('\t', "  "))));
@@ -387,12 +412,6 @@ fn push_human(line: &mut String, text: &str) {
         }
     }
     line.push('"');
-}
-
-/// Control characters, line separators, and those that change the direction of the text after them.
-fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 fn is_ours(target: &str) -> bool {
@@ -725,6 +744,7 @@ mod tests {
             write: Box::new(move |line| drop(sender.send(String::from_utf8_lossy(line).into_owned()))),
             terminal: PIPE,
             clock: Clock::system(),
+            observer: None,
             window: Duration::from_millis(20),
         });
         let tended = lines.clone();

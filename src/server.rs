@@ -20,11 +20,14 @@ use crate::{
     bus::{self, Bus, Directory, Inbound, Post},
     clock::Clock,
     config::{self, Config, Listen, Origins},
+    dev::{Dev, Seen},
+    handshake::Beside,
     hub::Hub,
     log,
+    problem::ScriptProblem,
     reload::{
         self, Reloader, Report, Watcher,
-        report::{ConfigReport, Outcome, ScriptProblem},
+        report::{ConfigReport, Outcome},
     },
     script::{Home, Kept, PasswordPool, Plan, ScriptError, Sources, Ticker},
     store::{Shared, Store, Stores},
@@ -102,6 +105,7 @@ struct Inside {
     config: Mutex<Arc<Config>>,
     reread: Option<Reread>,
     log: Option<log::Handle>,
+    dev: Option<Arc<Dev>>,
     /// One reload of the configuration at a time.
     reloading: tokio::sync::Mutex<()>,
     reloaded: Notify,
@@ -114,11 +118,21 @@ pub struct Handle(Arc<Inside>);
 impl Server {
     /// Listens, starts the workers and loads every script; if one cannot be loaded, nothing is started.
     pub async fn start(config: Config, reread: Option<Reread>, log: Option<log::Handle>) -> Result<Server, StartError> {
+        Server::start_as(config, reread, log, None).await
+    }
+
+    /// The same with a page for those who work on scripts.
+    pub async fn start_as(
+        config: Config,
+        reread: Option<Reread>,
+        log: Option<log::Handle>,
+        dev: Option<Arc<Dev>>,
+    ) -> Result<Server, StartError> {
         let acceptor = Acceptor::bind(&config.server.listen).map_err(StartError::Bind)?;
         let ticker = Ticker::start().map_err(StartError::Thread)?;
         let gate = Gate::new(&config.limits, &config.server.trusted_proxies);
         let config = Arc::new(config);
-        let plan = Layout::new(&config);
+        let plan = Layout::new(&config, dev.as_ref());
         let reloaders =
             plan.apps.iter().zip(&config.apps).map(|(app, config)| Reloader::new(app.clone(), config.clone()));
         let inside = Arc::new(Inside {
@@ -129,6 +143,7 @@ impl Server {
             config: Mutex::new(config.clone()),
             reread,
             log,
+            dev: dev.clone(),
             reloading: tokio::sync::Mutex::default(),
             reloaded: Notify::new(),
         });
@@ -137,6 +152,16 @@ impl Server {
         let mut report = Report::default();
         for reloader in &server.inside.reloaders {
             report.apps.push(reloader.reload(None, &config.reload).await);
+        }
+        if let Some(dev) = &server.inside.dev {
+            let apps = config.apps.iter().zip(server.inside.apps.iter()).zip(&server.inside.reloaders);
+            let seen = apps.map(|((config, app), reloader)| Seen {
+                config: config.clone(),
+                app: app.clone(),
+                reloader: reloader.clone(),
+            });
+            dev.set_apps(seen.collect());
+            dev.note_report(&report);
         }
         if !report.ok() {
             server.end();
@@ -158,6 +183,7 @@ impl Server {
                 apps: apps.clone(),
                 config: config.clone(),
                 boot: boot.clone(),
+                beside: self.inside.dev.clone().map(|dev| dev as Arc<dyn Beside>),
                 budget: self._ticker.budget(),
             };
             let body = move || {
@@ -333,6 +359,9 @@ impl Inside {
             inside.take_over(&running, next, &mut report);
         }
         reload::log(&report);
+        if let Some(dev) = &inside.dev {
+            dev.note_report(&report);
+        }
         inside.reloaded.notify_waiters();
         report
     }
@@ -412,7 +441,7 @@ struct Seat {
 }
 
 impl Layout {
-    fn new(config: &Config) -> Layout {
+    fn new(config: &Config, dev: Option<&Arc<Dev>>) -> Layout {
         let count = config.server.workers;
         let (workers, orders): (Vec<_>, Vec<_>) = (0..count).map(|_| WorkerHandle::new()).unzip();
         let (posts, inbounds): (Vec<Post>, Vec<Inbound>) =
@@ -420,12 +449,12 @@ impl Layout {
         let seats =
             orders.into_iter().zip(inbounds).map(|(orders, inbound)| Seat { orders, inbound, instances: Vec::new() });
         let mut layout = Layout { workers: workers.into(), apps: Arc::from([]), seats: seats.collect() };
-        layout.place_instances(config, &posts);
+        layout.place_instances(config, &posts, dev);
         layout
     }
 
     /// Instances go to the workers in turn, over all apps.
-    fn place_instances(&mut self, config: &Config, posts: &[Post]) {
+    fn place_instances(&mut self, config: &Config, posts: &[Post], dev: Option<&Arc<Dev>>) {
         let passwords = PasswordPool::new(config.limits.password_jobs);
         let count = self.workers.len();
         let mut number: u16 = 0;
@@ -466,6 +495,9 @@ impl Layout {
                     directory: directory.clone(),
                     passwords: passwords.clone(),
                     stores: stores.clone(),
+                    strict: dev.is_some(),
+                    tracer: dev.map(|dev| dev.tracer.clone()),
+                    env: None,
                     orders,
                 };
                 self.seats[instance.worker].instances.push(spec);
@@ -532,8 +564,7 @@ pub fn check(config: &Config) -> io::Result<Vec<CheckedApp>> {
 }
 
 async fn prepare_alone(app: Arc<config::App>, ticker: &Ticker) -> Result<Vec<&'static str>, ScriptError> {
-    let (post, _inbound) = bus::post(app.limits.bus_pause, app.limits.bus);
-    let hub = Hub::new("check".into(), 0, 0, Bus::new([(0, post)]), Arc::default(), app.limits.rooms_per_connection);
+    let hub = Hub::alone("check", app.limits.rooms_per_connection);
     let home = Home {
         place: 0,
         instances: u16::try_from(app.instances).unwrap_or(u16::MAX),
@@ -542,6 +573,10 @@ async fn prepare_alone(app: Arc<config::App>, ticker: &Ticker) -> Result<Vec<&'s
         stores: Stores::nowhere(),
         budget: ticker.budget().into(),
         passwords: PasswordPool::new(app.limits.password_jobs),
+        network: Default::default(),
+        strict: false,
+        tracer: None,
+        env: None,
         kept: Kept::default(),
     };
     let instance = Instance::new(home, app.clone());

@@ -31,13 +31,15 @@ use crate::{
         self, Link, Links,
         stream::{StdStream, Stream},
     },
-    handshake::{self, Admission, Door, Outcome, Site, Upgraded},
+    handshake::{self, Admission, Beside, Door, Outcome, Site, Upgraded},
     hub::Hub,
     identity::{Identity, Response, Verdict},
     outbox::Outbox,
+    outgoing::Network,
     peer::Request,
     script::{self, Budget, Kept, PasswordPool},
     store::Stores,
+    tracer::Tracer,
     wire,
 };
 
@@ -114,12 +116,17 @@ pub struct InstanceSpec {
     pub directory: Arc<Directory>,
     pub passwords: PasswordPool,
     pub stores: Stores,
+    /// Whether states are looked at after each callback.
+    pub strict: bool,
+    pub tracer: Option<Arc<Tracer>>,
+    /// What scripts find in the place of the process's variables.
+    pub env: Option<Vec<(String, String)>>,
     pub orders: mpsc::UnboundedReceiver<Order>,
 }
 
 impl InstanceSpec {
     /// Makes the instance, on the thread where it will live, and lets it take its orders.
-    pub fn begin(self, boot: &Arc<str>, clock: Clock, budget: &Rc<Budget>) -> Rc<Instance> {
+    pub fn begin(self, boot: &Arc<str>, clock: Clock, budget: &Rc<Budget>, network: Network) -> Rc<Instance> {
         let hub = Hub::new(
             boot.clone(),
             self.number,
@@ -128,7 +135,7 @@ impl InstanceSpec {
             self.directory,
             self.app.limits.rooms_per_connection,
         );
-        let hub = Rc::new(hub.among(&self.app.name, self.all));
+        let hub = Rc::new(hub.among(&self.app.name, self.all).traced(self.tracer.clone()));
         let home = script::Home {
             place: self.place,
             instances: self.instances,
@@ -137,6 +144,10 @@ impl InstanceSpec {
             stores: self.stores,
             budget: budget.clone(),
             passwords: self.passwords,
+            network,
+            strict: self.strict,
+            tracer: self.tracer,
+            env: self.env,
             kept: Kept::default(),
         };
         let instance = Instance::new(home, self.app);
@@ -176,6 +187,8 @@ pub struct WorkerSetup {
     pub apps: Arc<[App]>,
     pub config: Arc<Config>,
     pub boot: Arc<str>,
+    /// Pages beside the apps'.
+    pub beside: Option<Arc<dyn Beside>>,
     pub budget: Budget,
 }
 
@@ -202,13 +215,14 @@ pub fn run(setup: WorkerSetup) -> std::io::Result<()> {
 async fn serve(setup: WorkerSetup) {
     let budget = Rc::new(setup.budget);
     let clock = Clock::system();
-    let instances = setup.instances.into_iter().map(|spec| (spec.number, spec.begin(&setup.boot, clock, &budget)));
+    let instances =
+        setup.instances.into_iter().map(|spec| (spec.number, spec.begin(&setup.boot, clock, &budget, Network::Real)));
     let worker = Rc::new(Worker {
         index: setup.index,
         workers: setup.workers,
         instances: Rc::new(instances.collect()),
         apps: setup.apps,
-        site: RefCell::new(Rc::new(Site::new(setup.config))),
+        site: RefCell::new(Rc::new(Site::new(setup.config).beside(setup.beside.clone()))),
         links: Rc::default(),
         open: Cell::new(true),
         running: Cell::new(0),
@@ -222,7 +236,9 @@ async fn serve(setup: WorkerSetup) {
         match order {
             WorkerOrder::Accept(accepted) => worker.spawn(|worker| worker.accept(accepted)),
             WorkerOrder::Adopt(adoption) => worker.adopt(*adoption),
-            WorkerOrder::Site(config) => *worker.site.borrow_mut() = Rc::new(Site::new(config)),
+            WorkerOrder::Site(config) => {
+                *worker.site.borrow_mut() = Rc::new(Site::new(config).beside(setup.beside.clone()));
+            }
             WorkerOrder::Close { spread, done } => {
                 worker.open.set(false);
                 let worker = worker.clone();

@@ -34,6 +34,7 @@ use crate::{
     outbox::Outbox,
     peer::Request,
     script::{self, Cancel, ErrorKind, Home, Plan, Ran, ScriptError, Start, Suspended, Vm},
+    tracer::{self, What},
     wire,
 };
 
@@ -247,6 +248,7 @@ impl Instance {
         entry.insert(lane.clone());
         drop(lanes);
         lane.expire(opened_at);
+        self.trace(&lane.conn, What::Open, |_| ());
         lane.push(Told::Open);
         self.go_on(&lane);
         lane
@@ -257,6 +259,11 @@ impl Instance {
         if lane.ending.get() || lane.conn.ended_by_script() {
             return;
         }
+        self.trace(&lane.conn, What::In, |entry| {
+            entry.binary = binary;
+            entry.bytes = data.len();
+            entry.text = tracer::shown(data, binary);
+        });
         if lane.busy.get() || self.held.get() || !lane.is_empty() {
             lane.push(Told::Message { data: Bytes::copy_from_slice(data), binary });
             return;
@@ -277,6 +284,10 @@ impl Instance {
             return;
         }
         lane.forget_expiry();
+        self.trace(&lane.conn, What::Close, |entry| {
+            entry.code = Some(code);
+            entry.reason = Some(reason.clone());
+        });
         lane.conn.set_closing();
         lane.push(Told::Close { code, reason });
         self.go_on(lane);
@@ -416,6 +427,14 @@ impl Instance {
         });
     }
 
+    /// Tells of it, if somebody looks.
+    fn trace(&self, conn: &Conn, what: What, fill: impl FnOnce(&mut tracer::Entry)) {
+        let Some(tracer) = self.home.tracer.as_ref().filter(|tracer| tracer.is_on()) else { return };
+        let mut entry = self.hub.trace_entry(conn, what);
+        fill(&mut entry);
+        tracer.note(entry);
+    }
+
     /// What a stretch of a callback, or another instance, has caused here.
     fn act_on_caused(&self) {
         for caused in self.hub.take_caused() {
@@ -447,7 +466,10 @@ impl Instance {
             self.start(generation, start);
         }
         match ran {
-            Ran::Done(values) => self.finish(generation, job, Ok(values)),
+            Ran::Done(values) => {
+                let values = self.checked(generation, &job).map(|()| values);
+                self.finish(generation, job, values);
+            }
             Ran::Failed(error) => self.finish(generation, job, Err(error)),
             Ran::Waits(suspended) => {
                 let app = self.app();
@@ -468,6 +490,19 @@ impl Instance {
         }
         self.act_on_caused();
         generation.vm.tidy();
+    }
+
+    /// In a strict relay: whether what the callback has left in its states could be carried over a reload.
+    fn checked(&self, generation: &Rc<Generation>, job: &Job) -> Result<(), ScriptError> {
+        if !self.home.strict || generation.replaced.get() {
+            return Ok(());
+        }
+        let mut copier = script::plain::Copier::default();
+        generation.vm.check_state(&mut copier)?;
+        match job.conn().filter(|conn| !conn.is_gone()) {
+            Some(conn) => self.home.kept.shelf.check(conn, &mut copier),
+            None => Ok(()),
+        }
     }
 
     /// Waits with a callback, over as many waits as it has.
@@ -845,6 +880,7 @@ impl Instance {
 
     fn switch_to(&self, vm: Vm) {
         *self.app.borrow_mut() = vm.plan().app.clone();
+        self.hub.set_generation(vm.generation());
         let limits = &vm.plan().app.limits;
         self.hub.set_limits(limits.rooms_per_connection, limits.room_name);
         for (_, lane) in self.lanes.borrow().iter() {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::shown;
-use crate::{config::Config, log::visible, server::AppSummary};
+use crate::{config::Config, server::AppSummary, visible::visible};
 
 const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::{FAILED, Failure, MISTAKE, OK, Status, Streams, Style, config_file, missing_folders, read_config, shown};
 use crate::{
     config::{ConfigError, Problem},
-    log::visible,
     server::{self, CheckedApp},
+    visible::visible,
 };
 
 pub(super) fn run(file: Option<&Path>, style: Style, streams: &mut Streams) -> Result<Status, Failure> {
@@ -104,7 +104,7 @@ fn script_problem(app: &CheckedApp) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reload::report::ScriptProblem;
+    use crate::problem::ScriptProblem;
 
     fn apps() -> Vec<CheckedApp> {
         vec![

@@ -34,7 +34,8 @@ use tokio_tungstenite::{
 use super::{FAILED, Failure, OK, Status, Streams};
 use crate::{
     config::parse_duration,
-    log::{colour_wanted, grouped, visible, visible_but},
+    log::{colour_wanted, grouped},
+    visible::{visible, visible_but},
 };
 
 #[derive(Debug, Args)]

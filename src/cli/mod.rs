@@ -4,11 +4,16 @@
 
 mod banner;
 mod check;
+mod completions;
 mod connect;
+mod dev;
+mod new;
 mod reload;
 mod serve;
 mod store;
+mod test;
 mod token;
+mod types;
 
 use std::{
     env,
@@ -23,7 +28,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     config::{self, Config, ConfigError},
-    log::{colour_wanted, visible},
+    log::colour_wanted,
+    visible::visible,
 };
 
 /// A WebSocket relay whose logic is yours: Lua scripts that reload while connections stay open.
@@ -69,8 +75,18 @@ enum Command {
     },
     /// Look into what scripts keep on disk, back it up, and check it
     Store(store::Options),
+    /// Serve while working on scripts: readable log, reload on save, and a page to try apps on
+    Dev(dev::Options),
+    /// Make a folder with a config, a script and its tests
+    New(new::Options),
+    /// Run the tests of scripts
+    Test(test::Options),
     /// Make a token (JWT), or find out why one is refused
     Token(token::Options),
+    /// Write what scripts see as type definitions for editors
+    Types(types::Options),
+    /// Print what a shell needs to complete these commands
+    Completions(completions::Options),
     /// Talk to a WebSocket server from the terminal
     Connect(connect::Options),
 }
@@ -204,6 +220,11 @@ fn dispatch(cli: Cli, streams: &mut Streams) -> Result<Status, Failure> {
         Some(Command::Check { config, format }) => check::run(file(config).as_deref(), format.format, streams),
         Some(Command::Reload { config, format }) => reload::run(file(config).as_deref(), format.format, streams),
         Some(Command::Store(options)) => store::run(options, cli.config.config.clone(), streams),
+        Some(Command::Dev(options)) => dev::run(options, cli.config.config.clone(), streams),
+        Some(Command::New(options)) => new::run(&options, streams),
+        Some(Command::Types(options)) => types::run(&options, streams),
+        Some(Command::Completions(options)) => completions::run(&options, streams),
+        Some(Command::Test(options)) => test::run(options, cli.config.config.clone(), streams),
         Some(Command::Token(options)) => token::run(options, cli.config.config.clone(), streams),
         Some(Command::Connect(options)) => connect::run(&options, streams),
     }

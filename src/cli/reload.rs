@@ -8,8 +8,8 @@ use super::{FAILED, Failure, OK, Status, Streams, Style, load_config, shown};
 use crate::{
     config::Config,
     control::{self, AskError, Request, Response},
-    log::visible,
     reload::Report,
+    visible::visible,
 };
 
 pub(super) fn run(file: Option<&Path>, style: Style, streams: &mut Streams) -> Result<Status, Failure> {

@@ -1,6 +1,6 @@
 //! `moonwire serve`: from the config to the last closed connection.
 
-use std::{path::Path, process};
+use std::{path::Path, process, sync::Arc};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{
@@ -15,8 +15,10 @@ use super::{
 use crate::{
     config::Config,
     control::{Listener, Request, Response},
-    log::{self, colour_wanted},
+    dev::Dev,
+    log::{self, Observer, ScriptEvent, colour_wanted},
     server::{AppSummary, Handle, Reread, Server},
+    visible::visible,
 };
 
 /// The signals that mean something to a relay.
@@ -27,9 +29,17 @@ struct Signals {
 }
 
 pub(super) fn run(file: Option<&Path>, streams: &mut Streams) -> Result<Status, Failure> {
-    let config = load_config(file)?;
+    run_as(file, None, streams)
+}
+
+/// The same, with a page for those who work on scripts.
+pub(super) fn run_as(file: Option<&Path>, dev: Option<Arc<Dev>>, streams: &mut Streams) -> Result<Status, Failure> {
+    let is_dev = dev.is_some();
+    let adapted = move |config| if is_dev { super::dev::adapted(config) } else { config };
+    let config = adapted(load_config(file)?);
     allow_descriptors();
-    let log = log::init(&config.log);
+    let observer = dev.clone().map(|dev| Box::new(move |event: &ScriptEvent| dev.note_error(event)) as Observer);
+    let log = log::init(&config.log, observer);
     let told = |error: std::io::Error| Failure::Told(FAILED, format!("cannot start: {error}"));
     let runtime = Builder::new_current_thread().enable_all().build().map_err(told)?;
     let within = runtime.enter();
@@ -38,14 +48,17 @@ pub(super) fn run(file: Option<&Path>, streams: &mut Streams) -> Result<Status, 
     let control = Listener::bind(&config.server.control).map_err(|error| Failure::Told(FAILED, error.to_string()))?;
     drop(within);
     let outcome = LocalSet::new().block_on(&runtime, async {
-        let reread = reread(file)?;
-        let server = match Server::start(config.clone(), Some(reread), Some(log.clone())).await {
+        let reread = reread(file, adapted)?;
+        let server = match Server::start_as(config.clone(), Some(reread), Some(log.clone()), dev).await {
             Ok(server) => server,
             Err(error) => {
                 return Err(Failure::Told(error.exit_code(), error.to_string().trim_end().to_owned()));
             }
         };
         present(&config, &server.addrs(), &server.apps().await, streams)?;
+        if is_dev {
+            present_page(&server.addrs(), streams)?;
+        }
         serve(server, control, signals, log.clone()).await;
         Ok(OK)
     });
@@ -66,9 +79,18 @@ fn allow_descriptors() {
 }
 
 /// How the same configuration is read again at a reload.
-fn reread(file: Option<&Path>) -> Result<Reread, Failure> {
+fn reread(file: Option<&Path>, adapted: impl Fn(Config) -> Config + Send + Sync + 'static) -> Result<Reread, Failure> {
     let file = config_file(file)?;
-    Ok(Box::new(move || read_config(&file).map_err(|error| error.to_string().trim_end().to_owned())))
+    Ok(Box::new(move || read_config(&file).map(&adapted).map_err(|error| error.to_string().trim_end().to_owned())))
+}
+
+/// Says where the page is.
+fn present_page(addresses: &[String], streams: &mut Streams) -> Result<(), Failure> {
+    if let Some(address) = addresses.iter().find(|address| address.starts_with("http")) {
+        writeln!(streams.out, "  try it at {}_dev/\n", visible(address))?;
+        streams.out.flush()?;
+    }
+    Ok(())
 }
 
 /// Says where everything is: to people on the screen, to everybody else in the log.

@@ -10,9 +10,9 @@ use super::{ConfigFile, FAILED, Failure, MISTAKE, OK, Status, Streams, load_conf
 use crate::{
     clock::Clock,
     config::{Config, parse_duration},
-    log::visible,
     plain::{Plain, PlainTable},
     store::{Database, KEY_MAX, Range, Why, decode, encode},
+    visible::visible,
 };
 
 const PAGE: usize = 100;

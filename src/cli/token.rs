@@ -15,8 +15,8 @@ use crate::{
     clock::{self, Clock},
     config::parse_duration,
     jwt::{self, Claims, Family, KeySet, Keys, Token, Wanted, Why, time},
-    log::visible,
     plain::Plain,
+    visible::visible,
 };
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 //! the files that come by the same door.
 
 mod answer;
+pub mod bare;
 mod checks;
 mod forwarded;
 mod intake;
@@ -13,7 +14,9 @@ mod subprotocol;
 #[cfg(test)]
 mod tests;
 
-use std::{cell::RefCell, convert::Infallible, future::poll_fn, rc::Rc, sync::Arc, task::Poll, time::Duration};
+use std::{
+    cell::RefCell, convert::Infallible, future::poll_fn, pin::Pin, rc::Rc, sync::Arc, task::Poll, time::Duration,
+};
 
 use bytes::Bytes;
 use hyper::{
@@ -58,6 +61,30 @@ const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// An app keeps its own deadlines; when it is this late, its worker is stuck.
 const APP_GRACE: Duration = Duration::from_secs(1);
 
+/// A page that is served beside apps and files, and the request for one.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    pub method: String,
+    /// Of a request, its path; of a redirect, where it leads.
+    pub path: String,
+    pub query: String,
+    pub status: u16,
+    /// The content type, or `location` for a redirect.
+    pub kind: &'static str,
+    pub body: Bytes,
+}
+
+impl Page {
+    pub fn of(kind: &'static str, body: impl Into<String>) -> Page {
+        Page { status: 200, kind, body: Bytes::from(body.into()), ..Page::default() }
+    }
+}
+
+/// Serves such pages; None is for others to answer.
+pub trait Beside: Send + Sync {
+    fn answer(self: Arc<Self>, page: Page) -> Pin<Box<dyn Future<Output = Option<Page>>>>;
+}
+
 /// What a handshake has to know of the configuration, worked out once for each version of it.
 pub struct Site {
     config: Arc<Config>,
@@ -65,6 +92,7 @@ pub struct Site {
     /// One for each app, as in the configuration.
     origins: Vec<Allowed>,
     statics: Statics,
+    beside: Option<Arc<dyn Beside>>,
 }
 
 impl Site {
@@ -72,7 +100,12 @@ impl Site {
         let routes = config.apps.iter().map(|app| PathPattern::parse(&app.path).expect("the config has checked it"));
         let origins = config.apps.iter().map(|app| Allowed::new(&app.origins, &app.name)).collect();
         let statics = Statics::new(&config.statics);
-        Site { routes: routes.collect(), origins, statics, config: config.clone() }
+        Site { routes: routes.collect(), origins, statics, beside: None, config: config.clone() }
+    }
+
+    /// With pages that come before everything else.
+    pub fn beside(self, beside: Option<Arc<dyn Beside>>) -> Site {
+        Site { beside, ..self }
     }
 
     pub fn config(&self) -> &Arc<Config> {
@@ -282,7 +315,7 @@ impl<D: Door> Talk<'_, D> {
             let refusal = text(StatusCode::SERVICE_UNAVAILABLE, over.to_string());
             return with(with(refusal, RETRY_AFTER, "5"), CONNECTION, "close");
         }
-        match self.decide(parts, &sender).await {
+        match decide(self.site, self.door, parts, &sender).await {
             Ok(welcome) => self.upgrade(welcome),
             Err(refusal) => {
                 let app = pattern::find(&self.site.routes, parts.uri.path()).map(|(app, _)| &*self.site.app(app).name);
@@ -296,72 +329,6 @@ impl<D: Door> Talk<'_, D> {
                     "handshake refused"
                 );
                 refusal.into_answer()
-            }
-        }
-    }
-
-    /// Every check that stands between a handshake and its upgrade, in order.
-    async fn decide(&self, parts: &Parts, sender: &Sender) -> Result<Welcome, Refusal> {
-        checks::method(parts)?;
-        checks::http_version(parts)?;
-        checks::connection(parts)?;
-        checks::no_body(parts)?;
-        checks::websocket_version(parts)?;
-        let accept = checks::key(parts)?;
-        let Some((app, params)) = pattern::find(&self.site.routes, parts.uri.path()) else {
-            return Err(Refusal::new(StatusCode::NOT_FOUND, "no app has this path"));
-        };
-        checks::origin(parts, sender, &self.site.origins[app])?;
-        if !self.door.ready() {
-            return Err(unready());
-        }
-
-        let offer = Offer::of(&parts.headers);
-        let request = request::build(parts, params, sender, &offer);
-        let App { name, limits, subprotocols, .. } = self.site.app(app);
-        let asked = self.door.authenticate(app, request);
-        let Ok((verdict, request)) = timeout(limits.authenticate_timeout + APP_GRACE, asked).await else {
-            tracing::error!(app = name, "authenticate gave no verdict within `limits.authenticate_timeout`");
-            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the app did not answer in time"));
-        };
-        if !self.door.ready() {
-            return Err(unready());
-        }
-        match verdict {
-            Verdict::Accept { identity, subprotocol, headers } => {
-                let subprotocol = offer.choose(subprotocol, subprotocols).map_err(|chosen| {
-                    tracing::error!(
-                        app = name,
-                        "authenticate chose the subprotocol `{chosen}`, which the peer did not offer; \
-                         choose one of `request.subprotocols`, or none"
-                    );
-                    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the app chose a subprotocol that was not offered")
-                })?;
-                let headers = script_headers(name, &headers).map_err(|header| {
-                    tracing::error!(app = name, header, "authenticate returned a header that cannot be sent");
-                    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the app's answer cannot be sent")
-                })?;
-                let admission = Admission::Open { identity, subprotocol: subprotocol.clone() };
-                Ok(Welcome { app, request, accept, subprotocol, headers, admission })
-            }
-            Verdict::UpgradeAndClose { code, reason } => {
-                // Without a subprotocol that it offered, a browser would not see the close.
-                let subprotocol = offer.choose(None, subprotocols).unwrap_or_default();
-                let admission = Admission::Close { code, reason };
-                Ok(Welcome { app, request, accept, subprotocol, headers: hyper::HeaderMap::new(), admission })
-            }
-            Verdict::Refuse { status: status @ 400..=599, reason } => {
-                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
-                let header = (status == StatusCode::UNAUTHORIZED).then_some((WWW_AUTHENTICATE, "Bearer"));
-                Err(Refusal { status, reason, header })
-            }
-            Verdict::Refuse { status, .. } => {
-                tracing::error!(
-                    app = name,
-                    status,
-                    "authenticate refused with a status that is not between 400 and 599"
-                );
-                Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the app's answer cannot be sent"))
             }
         }
     }
@@ -381,6 +348,68 @@ impl<D: Door> Talk<'_, D> {
         self.permit.borrow_mut().admitted();
         self.grant.replace(Some(Grant { app, request, admission }));
         answer
+    }
+}
+
+/// Every check that stands between a handshake and its upgrade, in order.
+async fn decide(site: &Site, door: &impl Door, parts: &Parts, sender: &Sender) -> Result<Welcome, Refusal> {
+    checks::method(parts)?;
+    checks::http_version(parts)?;
+    checks::connection(parts)?;
+    checks::no_body(parts)?;
+    checks::websocket_version(parts)?;
+    let accept = checks::key(parts)?;
+    let Some((app, params)) = pattern::find(&site.routes, parts.uri.path()) else {
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "no app has this path"));
+    };
+    checks::origin(parts, sender, &site.origins[app])?;
+    if !door.ready() {
+        return Err(unready());
+    }
+
+    let offer = Offer::of(&parts.headers);
+    let request = request::build(parts, params, sender, &offer);
+    let App { name, limits, subprotocols, .. } = site.app(app);
+    let asked = door.authenticate(app, request);
+    let Ok((verdict, request)) = timeout(limits.authenticate_timeout + APP_GRACE, asked).await else {
+        tracing::error!(app = name, "authenticate gave no verdict within `limits.authenticate_timeout`");
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the app did not answer in time"));
+    };
+    if !door.ready() {
+        return Err(unready());
+    }
+    match verdict {
+        Verdict::Accept { identity, subprotocol, headers } => {
+            let subprotocol = offer.choose(subprotocol, subprotocols).map_err(|chosen| {
+                tracing::error!(
+                    app = name,
+                    "authenticate chose the subprotocol `{chosen}`, which the peer did not offer; \
+                     choose one of `request.subprotocols`, or none"
+                );
+                Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the app chose a subprotocol that was not offered")
+            })?;
+            let headers = script_headers(name, &headers).map_err(|header| {
+                tracing::error!(app = name, header, "authenticate returned a header that cannot be sent");
+                Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the app's answer cannot be sent")
+            })?;
+            let admission = Admission::Open { identity, subprotocol: subprotocol.clone() };
+            Ok(Welcome { app, request, accept, subprotocol, headers, admission })
+        }
+        Verdict::UpgradeAndClose { code, reason } => {
+            // Without a subprotocol that it offered, a browser would not see the close.
+            let subprotocol = offer.choose(None, subprotocols).unwrap_or_default();
+            let admission = Admission::Close { code, reason };
+            Ok(Welcome { app, request, accept, subprotocol, headers: hyper::HeaderMap::new(), admission })
+        }
+        Verdict::Refuse { status: status @ 400..=599, reason } => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
+            let header = (status == StatusCode::UNAUTHORIZED).then_some((WWW_AUTHENTICATE, "Bearer"));
+            Err(Refusal { status, reason, header })
+        }
+        Verdict::Refuse { status, .. } => {
+            tracing::error!(app = name, status, "authenticate refused with a status that is not between 400 and 599");
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the app's answer cannot be sent"))
+        }
     }
 }
 

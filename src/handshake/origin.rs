@@ -11,6 +11,11 @@ pub enum Allowed {
 }
 
 impl Allowed {
+    /// The relay's own pages, and those of nobody else.
+    pub fn only_own() -> Allowed {
+        Allowed::Own(Vec::new())
+    }
+
     pub fn new(origins: &Origins, app: &str) -> Allowed {
         match origins {
             Origins::Any => Allowed::Any,

@@ -1,20 +1,23 @@
 //! Requests that are no handshake: the health check, an app's `on_request`, and files.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::{
     Method, StatusCode,
     body::{Body, Incoming},
-    header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE},
+    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION, UPGRADE},
     http::request::Parts,
 };
 use tokio::time::timeout;
 
 use super::{
-    APP_GRACE, Door, Talk,
+    APP_GRACE, Beside, Door, Page, Site, Talk,
     answer::{Answer, bytes, script_headers, text, with},
     checks::{self, Refusal},
     forwarded::Sender,
+    origin::Allowed,
     request,
     subprotocol::Offer,
     unready,
@@ -25,8 +28,41 @@ use crate::{
 };
 
 const HEALTH: &str = "/healthz";
+/// What pages beside the apps' begin with.
+const BESIDE: &str = "/_dev";
 
 impl<D: Door> Talk<'_, D> {
+    /// For the relay's own pages only, which is what keeps others' from it.
+    async fn beside(&self, beside: Arc<dyn Beside>, parts: &Parts, body: Incoming, sender: &Sender) -> Answer {
+        if let Err(refusal) = checks::origin(parts, sender, &Allowed::only_own()) {
+            return refusal.into_answer();
+        }
+        let body = match read(body, &self.site.config.limits).await {
+            Ok(body) => body,
+            Err(refusal) => return refusal.into_answer(),
+        };
+        let page = Page {
+            method: parts.method.to_string(),
+            path: parts.uri.path().to_owned(),
+            query: parts.uri.query().unwrap_or_default().to_owned(),
+            body,
+            ..Page::default()
+        };
+        let Some(page) = beside.answer(page).await else {
+            return text(StatusCode::NOT_FOUND, "there is nothing at this path");
+        };
+        let mut answer = bytes(page.body);
+        *answer.status_mut() = StatusCode::from_u16(page.status).unwrap_or(StatusCode::OK);
+        let headers = answer.headers_mut();
+        if page.kind == "location" {
+            headers.extend(HeaderValue::try_from(page.path).map(|to| (LOCATION, to)));
+        } else {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(page.kind));
+        }
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        answer
+    }
+
     pub(super) async fn plain(&self, parts: &Parts, body: Incoming, sender: &Sender) -> Answer {
         let path = parts.uri.path();
         let reads = parts.method == Method::GET || parts.method == Method::HEAD;
@@ -36,11 +72,17 @@ impl<D: Door> Talk<'_, D> {
                 false => with(text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD"), ALLOW, "GET, HEAD"),
             };
         }
+        if let Some(beside) = &self.site.beside
+            && path.starts_with(BESIDE)
+        {
+            return self.beside(beside.clone(), parts, body, sender).await;
+        }
         let Some((app, params)) = pattern::find(&self.site.routes, path) else {
             let file = self.site.statics.serve(parts).await;
             return file.unwrap_or_else(|| text(StatusCode::NOT_FOUND, "there is nothing at this path"));
         };
-        match self.ask(app, params, parts, body, sender).await {
+        let body = read(body, &self.site.app(app).limits);
+        match ask(self.site, self.door, app, params, parts, body, sender).await {
             Ok(Some(response)) => from_script(self.site.app(app), response),
             Ok(None) => {
                 let file = if reads { self.site.statics.serve(parts).await } else { None };
@@ -54,29 +96,30 @@ impl<D: Door> Talk<'_, D> {
             }
         }
     }
+}
 
-    /// What `on_request` says, if there is one.
-    async fn ask(
-        &self,
-        app: usize,
-        params: Vec<(String, String)>,
-        parts: &Parts,
-        body: Incoming,
-        sender: &Sender,
-    ) -> Result<Option<Response>, Refusal> {
-        checks::origin(parts, sender, &self.site.origins[app])?;
-        if !self.door.ready() {
-            return Err(unready());
-        }
-        let App { name, limits, .. } = self.site.app(app);
-        let mut request = request::build(parts, params, sender, &Offer::of(&parts.headers));
-        request.body = read(body, limits).await?;
-        let asked = self.door.request(app, request);
-        timeout(limits.request_timeout + APP_GRACE, asked).await.map_err(|_| {
-            tracing::error!(app = name, "on_request gave no answer within `limits.request_timeout`");
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the app did not answer in time")
-        })
+/// What `on_request` says, if there is one.
+pub(super) async fn ask(
+    site: &Site,
+    door: &impl Door,
+    app: usize,
+    params: Vec<(String, String)>,
+    parts: &Parts,
+    body: impl Future<Output = Result<Bytes, Refusal>>,
+    sender: &Sender,
+) -> Result<Option<Response>, Refusal> {
+    checks::origin(parts, sender, &site.origins[app])?;
+    if !door.ready() {
+        return Err(unready());
     }
+    let App { name, limits, .. } = site.app(app);
+    let mut request = request::build(parts, params, sender, &Offer::of(&parts.headers));
+    request.body = body.await?;
+    let asked = door.request(app, request);
+    timeout(limits.request_timeout + APP_GRACE, asked).await.map_err(|_| {
+        tracing::error!(app = name, "on_request gave no answer within `limits.request_timeout`");
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the app did not answer in time")
+    })
 }
 
 /// The whole body, or why not.
@@ -112,7 +155,7 @@ async fn read(mut body: Incoming, limits: &Limits) -> Result<Bytes, Refusal> {
     })
 }
 
-fn from_script(app: &App, response: Response) -> Answer {
+pub(super) fn from_script(app: &App, response: Response) -> Answer {
     let unsendable = |why: String| {
         tracing::error!(app = app.name, "the answer of on_request cannot be sent: {why}");
         text(StatusCode::INTERNAL_SERVER_ERROR, "the app's answer cannot be sent")
@@ -141,7 +184,7 @@ fn from_script(app: &App, response: Response) -> Answer {
     answer
 }
 
-fn only_websocket() -> Answer {
+pub(super) fn only_websocket() -> Answer {
     let reason = "this is a WebSocket address; if you did ask for one, a proxy in between has to pass on \
                   the headers Upgrade and Connection";
     with(with(text(StatusCode::UPGRADE_REQUIRED, reason), UPGRADE, "websocket"), CONNECTION, "Upgrade")

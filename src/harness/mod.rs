@@ -27,10 +27,16 @@ use crate::{
     app::{App, Instance, InstanceHandle, Lane},
     bus::{self, Bus},
     clock::Clock,
-    config::{self, pattern::PathPattern},
-    identity::Verdict,
+    config::{self, Config},
+    handshake::{
+        Admission, Door, Site,
+        bare::{self, Bare},
+    },
+    identity::{Response, Verdict},
     outbox::{Dirty, Outbox, Sent},
+    outgoing::Network,
     peer::Request,
+    permission::Reason,
     reload::{Reloader, report::AppReport},
     script::{PasswordPool, Ticker},
     store::{Store, Stores},
@@ -39,7 +45,7 @@ use crate::{
 };
 
 /// The Unix time at which every virtual clock begins.
-const EPOCH: Duration = Duration::from_secs(1_800_000_000);
+pub const EPOCH: Duration = Duration::from_secs(1_800_000_000);
 
 /// Turns without anything happening after which everything is at rest.
 const QUIET_TURNS: usize = 12;
@@ -85,6 +91,18 @@ struct Link {
     told: Cell<bool>,
 }
 
+/// How a relay differs from what it is elsewhere.
+#[derive(Default)]
+pub struct Setup {
+    pub network: Network,
+    /// States are looked at after each callback.
+    pub strict: bool,
+    /// Its clock, if it is not one of its own.
+    pub clock: Option<Clock>,
+    /// What scripts find in the place of the process's variables.
+    pub env: Option<Vec<(String, String)>>,
+}
+
 /// Why a peer was not let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
@@ -102,20 +120,29 @@ pub struct Peer {
 impl Relay {
     /// Loads the app; its script's mistakes come back in the report. Its store is its own.
     pub async fn start(config: config::App) -> Result<Relay, AppReport> {
+        Relay::start_as(config, Setup::default()).await
+    }
+
+    /// The same in another setup.
+    pub async fn start_as(config: config::App, setup: Setup) -> Result<Relay, AppReport> {
         let mut name = [0; 8];
         getrandom::fill(&mut name).expect("the system has randomness");
         // The store makes it when it is first used.
         let folder = std::env::temp_dir().join(format!("moonwire-store-{:016x}", u64::from_le_bytes(name)));
-        let mut relay = Relay::start_with(config, &folder.join("moonwire.db")).await?;
+        let mut relay = Relay::begin(config, &folder.join("moonwire.db"), setup).await?;
         relay.folder = Some(folder);
         Ok(relay)
     }
 
     /// The same with its store in the file `store`, which stays.
     pub async fn start_with(config: config::App, store: &Path) -> Result<Relay, AppReport> {
+        Relay::begin(config, store, Setup::default()).await
+    }
+
+    async fn begin(config: config::App, store: &Path, setup: Setup) -> Result<Relay, AppReport> {
         let ticker = Ticker::start().expect("a thread can be started");
         let budget = Rc::new(ticker.budget());
-        let clock = Clock::virtual_from(EPOCH);
+        let clock = setup.clock.unwrap_or_else(|| Clock::virtual_from(EPOCH));
         let config = Arc::new(config);
         let count = u16::try_from(config.instances).expect("an app has at most 65,535 instances");
         let (post, inbound) = bus::post(config.limits.bus_pause, config.limits.bus);
@@ -136,10 +163,14 @@ impl Relay {
             directory: Arc::clone(&directory),
             passwords: passwords.clone(),
             stores: stores.clone(),
+            strict: setup.strict,
+            tracer: None,
+            env: setup.env.clone(),
             orders,
         };
         let specs = (0..count).zip(orders).map(spec);
-        let instances = specs.map(|spec| (spec.number, spec.begin(&"test".into(), clock, &budget)));
+        let instances =
+            specs.map(|spec| (spec.number, spec.begin(&"test".into(), clock, &budget, setup.network.clone())));
         let relay = Relay {
             reloader: Reloader::new(app.clone(), config.clone()),
             app,
@@ -158,6 +189,19 @@ impl Relay {
             crate::reload::report::Outcome::Failed { .. } => Err(report),
             _ => Ok(relay),
         }
+    }
+
+    /// Loads the script again, changed or not.
+    pub async fn load_again(&self) -> AppReport {
+        let config = self.config.borrow().clone();
+        let report = self.reloader.load_again(Some(config), &config::Reload::default()).await;
+        self.settle().await;
+        report
+    }
+
+    /// The app as it is configured now.
+    pub fn config(&self) -> Arc<config::App> {
+        self.config.borrow().clone()
     }
 
     /// Asks for a reload, as the watcher does.
@@ -183,48 +227,24 @@ impl Relay {
         &self.instances[&place]
     }
 
-    /// A request as the handshake would build it: `target` is a path with a query.
-    pub fn request(&self, target: &str, headers: &[(&str, &str)]) -> Request {
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let pattern = PathPattern::parse(&self.config.borrow().path);
-        let params = pattern.ok().and_then(|pattern| pattern.matches(path)).unwrap_or_default();
-        let mut seen = Vec::new();
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            if !seen.iter().any(|(n, _)| *n == name) {
-                seen.push((name.into_owned(), Bytes::from(value.into_owned())));
-            }
-        }
-        let headers: Vec<_> =
-            headers.iter().map(|(n, v)| (n.to_lowercase(), Bytes::copy_from_slice(v.as_bytes()))).collect();
-        let bearer = headers.iter().find(|(name, _)| name == "authorization");
-        let bearer =
-            bearer.and_then(|(_, value)| std::str::from_utf8(value).ok()?.strip_prefix("Bearer ").map(str::to_owned));
-        Request {
-            method: "GET".to_owned(),
-            path: path.to_owned(),
-            params,
-            query: seen,
-            raw_query: query.to_owned(),
-            headers,
-            bearer,
-            remote_addr: "127.0.0.1".to_owned(),
-            ..Request::default()
-        }
+    fn site(&self) -> Site {
+        Site::new(Arc::new(Config { apps: vec![self.config()], ..Config::default() }))
     }
 
-    /// Connects a peer, as far as its handshake goes.
+    /// Connects a peer to a path with a query, as far as its handshake goes.
     pub async fn connect(&self, target: &str) -> Result<Peer, Refused> {
-        self.connect_with(self.request(target, &[])).await
+        self.connect_with(target, &[]).await
     }
 
-    pub async fn connect_with(&self, request: Request) -> Result<Peer, Refused> {
-        let instance = self.app.least_loaded();
-        let answer = instance.authenticate(Box::new(request)).await;
-        let (verdict, request) = answer.expect("instances live as long as the relay");
-        let (identity, subprotocol) = match verdict {
-            Verdict::Accept { identity, subprotocol, .. } => (identity, subprotocol),
-            Verdict::Refuse { status, reason } => return Err(Refused { code: status, reason }),
-            Verdict::UpgradeAndClose { code, reason } => return Err(Refused { code, reason }),
+    pub async fn connect_with(&self, target: &str, headers: &[(String, String)]) -> Result<Peer, Refused> {
+        let bare =
+            Bare { method: "GET".to_owned(), target: target.to_owned(), headers: headers.to_vec(), body: Bytes::new() };
+        let site = self.site();
+        let answer = self.meanwhile(bare::upgrade(&site, self, bare)).await;
+        let (request, admission) = answer.map_err(|(code, reason)| Refused { code, reason })?;
+        let (identity, subprotocol) = match admission {
+            Admission::Open { identity, subprotocol } => (identity, subprotocol),
+            Admission::Close { code, reason } => return Err(Refused { code, reason }),
         };
         let shard_by = self.config.borrow().shard_by.clone();
         let user = identity.as_ref().map(|identity| identity.id.as_str());
@@ -233,7 +253,7 @@ impl Relay {
         // It is counted for good: tests are short, and spread peers evenly.
         std::mem::forget(chosen.count_one());
         let outbox = Rc::new(Outbox::new(instance.app().limits.outbox, self.dirty.clone()));
-        let lane = instance.open(*request, identity, subprotocol, outbox.clone());
+        let lane = instance.open(request, identity, subprotocol, outbox.clone());
         let link = Rc::new(Link {
             outbox: outbox.clone(),
             instance,
@@ -246,6 +266,28 @@ impl Relay {
         let token = self.links.borrow_mut().insert(link.clone());
         outbox.set_token(token);
         Ok(Peer { link })
+    }
+
+    /// A plain HTTP request, and its answer.
+    pub async fn request(&self, bare: Bare) -> Response {
+        let site = self.site();
+        self.meanwhile(bare::request(&site, self, bare)).await
+    }
+
+    /// Waits for an answer while everything else goes on, and time passes if it must.
+    async fn meanwhile<T>(&self, answer: impl Future<Output = T>) -> T {
+        let others = async {
+            loop {
+                // What works on threads of its own is waited for: it must not take virtual time.
+                self.settle().await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = answer => answer,
+            () = others => unreachable!("it has no end"),
+        }
     }
 
     /// Lets everything happen that needs no time to pass.
@@ -264,10 +306,13 @@ impl Relay {
     pub async fn advance(&self, time: Duration) {
         let end = tokio::time::Instant::now() + time;
         self.settle().await;
-        // A paused clock jumps from one timer to the next while everything else is at rest.
+        // A paused clock jumps to the next timer once everything is at rest: to this one, or to one of the relay's.
         while tokio::time::Instant::now() < end {
-            let step = (end - tokio::time::Instant::now()).min(Duration::from_millis(10));
-            tokio::time::advance(step).await;
+            tokio::select! {
+                biased;
+                () = self.dirty.wait() => {}
+                () = tokio::time::sleep_until(end) => {}
+            }
             self.settle().await;
         }
     }
@@ -292,6 +337,12 @@ impl Relay {
         while !link.told.get() && !link.instance.is_full(&link.lane) {
             let Some((data, binary)) = link.unread.borrow_mut().pop_front() else { break };
             self.happened();
+            if data.len() > link.instance.app().limits.message {
+                // As the wire does, which is left out here.
+                link.outbox.close(wire::TOO_BIG, "the message is larger than limits.message");
+                link.drain();
+                break;
+            }
             link.instance.message(&link.lane, &data, binary);
             link.drain();
         }
@@ -307,6 +358,23 @@ impl Drop for Relay {
         if let Some(folder) = &self.folder {
             let _ = std::fs::remove_dir_all(folder); // a script that stored nothing has made none
         }
+    }
+}
+
+impl Door for Relay {
+    async fn authenticate(&self, _app: usize, request: Request) -> (Verdict, Request) {
+        let answer = self.app.least_loaded().authenticate(Box::new(request)).await;
+        let (verdict, request) = answer.expect("instances live as long as the relay");
+        (verdict, *request)
+    }
+
+    async fn request(&self, _app: usize, request: Request) -> Option<Response> {
+        let answer = self.app.least_loaded().request(Box::new(request)).await;
+        answer.expect("instances live as long as the relay")
+    }
+
+    fn ready(&self) -> bool {
+        true
     }
 }
 
@@ -336,6 +404,20 @@ impl Peer {
     /// The id that scripts know it by.
     pub fn id(&self) -> String {
         self.link.lane.conn.text.to_string()
+    }
+
+    /// What decides whether it may do something.
+    pub fn can(&self, action: &str, resource: &str) -> Reason {
+        self.link.lane.conn.permissions().decide(action, resource)
+    }
+
+    /// The rooms that it is in.
+    pub fn rooms(&self) -> Vec<String> {
+        self.link.lane.conn.rooms().iter().map(ToString::to_string).collect()
+    }
+
+    pub fn subprotocol(&self) -> Option<String> {
+        self.link.lane.conn.subprotocol.clone()
     }
 
     pub fn send(&self, data: impl AsRef<[u8]>) {
@@ -373,6 +455,7 @@ impl Peer {
     pub fn vanish(&self) {
         self.link.instance_reads_all();
         self.link.tell(wire::ABNORMAL, String::new());
+        self.link.closed.borrow_mut().get_or_insert((wire::ABNORMAL, String::new()));
         self.link.outbox.clear();
     }
 

@@ -20,7 +20,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::{
-    bus::{Ack, Bus, BusMessage, Directory},
+    bus::{self, Ack, Bus, BusMessage, Directory},
+    clock::Clock,
     connection_id::ConnectionId,
     identity::Identity,
     name,
@@ -28,6 +29,7 @@ use crate::{
     peer::Request,
     permission::{Action, Permissions, Rules},
     plain::{Plain, PlainTable},
+    tracer::{self, Tracer, What},
     wire,
 };
 
@@ -113,6 +115,10 @@ pub struct Hub {
     publishes: Cell<u64>,
     changes: Cell<u64>,
     caused: RefCell<Vec<Caused>>,
+    app: Box<str>,
+    /// The running one, for the trace.
+    generation: Cell<u64>,
+    tracer: Option<Arc<Tracer>>,
     slow_closed: Cell<u64>,
     rooms_max: Cell<usize>,
     name_max: Cell<usize>,
@@ -137,10 +143,19 @@ impl Hub {
             publishes: Cell::new(0),
             changes: Cell::new(0),
             caused: RefCell::default(),
+            app: Box::default(),
+            generation: Cell::new(0),
+            tracer: None,
             slow_closed: Cell::new(0),
             rooms_max: Cell::new(rooms_max),
             name_max: Cell::new(name::NAME_BYTES_MAX),
         }
+    }
+
+    /// One that has nobody to talk to: for scripts that are only looked at.
+    pub fn alone(boot: &str, rooms_max: usize) -> Hub {
+        let (post, _inbound) = bus::post(0, 0);
+        Hub::new(boot.into(), 0, 0, Bus::new([(0, post)]), Arc::default(), rooms_max)
     }
 
     /// Among other apps: `all` reaches every instance of all of them.
@@ -150,7 +165,49 @@ impl Hub {
         source.pairs.push((Plain::string("instance"), Plain::Number(f64::from(self.place) + 1.0)));
         self.source = Arc::new(Plain::Table(Box::new(source)));
         self.all = all;
+        self.app = app.into();
         self
+    }
+
+    /// Told of what is sent while somebody looks.
+    pub fn traced(self, tracer: Option<Arc<Tracer>>) -> Hub {
+        Hub { tracer, ..self }
+    }
+
+    pub fn set_generation(&self, generation: u64) {
+        self.generation.set(generation);
+    }
+
+    /// The beginning of what is told of a connection.
+    pub fn trace_entry(&self, conn: &Conn, what: What) -> tracer::Entry {
+        tracer::Entry {
+            seq: 0,
+            at: Clock::system().unix().as_secs_f64(),
+            app: self.app.to_string(),
+            generation: self.generation.get(),
+            instance: self.place + 1,
+            connection: conn.text.to_string(),
+            user: conn.user().map(str::to_owned),
+            what,
+            binary: false,
+            bytes: 0,
+            text: String::new(),
+            code: None,
+            reason: None,
+        }
+    }
+
+    /// Queues a frame, and tells of it if somebody looks.
+    fn push(&self, conn: &Conn, frame: Bytes) -> Push {
+        if let Some(tracer) = self.tracer.as_ref().filter(|tracer| tracer.is_on()) {
+            let (data, binary) = (wire::payload(&frame), wire::kind(&frame) == wire::Kind::Binary);
+            let mut entry = self.trace_entry(conn, What::Out);
+            entry.binary = binary;
+            entry.bytes = data.len();
+            entry.text = tracer::shown(&data, binary);
+            tracer.note(entry);
+        }
+        conn.outbox.push(frame)
     }
 
     pub fn bus(&self) -> &Bus {
@@ -261,7 +318,7 @@ impl Hub {
         if conn.is_closed() {
             return Err(Why::Closed);
         }
-        match conn.outbox.push(wire::encode_message(data, binary)) {
+        match self.push(conn, wire::encode_message(data, binary)) {
             Push::Queued => Ok(()),
             Push::Closed => Err(Why::Closed),
             Push::Full if droppable => Err(Why::Slow),
@@ -309,7 +366,7 @@ impl Hub {
     }
 
     fn deliver_or_drop(&self, conn: &Conn, frame: &Bytes, droppable: bool) {
-        if !conn.closing.get() && conn.outbox.push(frame.clone()) == Push::Full && !droppable {
+        if !conn.closing.get() && self.push(conn, frame.clone()) == Push::Full && !droppable {
             self.close_slow(conn);
         }
     }

@@ -8,7 +8,7 @@ use reqwest::{
     header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HeaderMap, HeaderName, HeaderValue, LOCATION},
 };
 
-use crate::outgoing::{Outgoing, cause, rules::CheckedNames};
+use crate::outgoing::{Network, Outgoing, cause, rules::CheckedNames};
 
 const SCHEMES: [&str; 2] = ["http", "https"];
 
@@ -39,6 +39,11 @@ impl Headers {
         "sec-websocket-extensions",
         "sec-websocket-protocol",
     ];
+
+    /// Names and values, as often as they are there.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
+    }
 
     /// The error says what is wrong with the header.
     pub fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), String> {
@@ -83,6 +88,9 @@ impl Outgoing {
 
     async fn follow(&self, asked: Asked) -> Result<Response, String> {
         let mut url = self.rules.url(&asked.url, SCHEMES)?;
+        if let Network::Stub(stub) = &self.network {
+            return stub(&asked);
+        }
         let mut method = Method::from_bytes(asked.method.as_bytes()).map_err(|_| "bad method".to_owned())?;
         let Asked { headers: Headers(mut headers), mut body, .. } = asked;
         let client = self.client().await?;

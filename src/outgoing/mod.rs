@@ -21,6 +21,17 @@ use crate::{
     outgoing::rules::{Lookup, Rules},
 };
 
+/// What scripts reach in the place of other servers.
+#[derive(Clone, Default)]
+pub enum Network {
+    #[default]
+    Real,
+    /// Nobody: the function answers for every server that the app may ask.
+    Stub(Stub),
+}
+
+pub type Stub = Rc<dyn Fn(&Asked) -> Result<Response, String>>;
+
 /// What one generation of an instance has for its connections to others.
 pub struct Outgoing {
     rules: Arc<Rules>,
@@ -29,11 +40,12 @@ pub struct Outgoing {
     tls: OnceCell<ClientConfig>,
     client: OnceCell<reqwest::Client>,
     sockets: Rc<Cell<usize>>,
+    network: Network,
 }
 
 impl Outgoing {
-    pub fn new(app: &config::App) -> Outgoing {
-        Outgoing::with_lookup(app, rules::system_lookup())
+    pub fn new(app: &config::App, network: Network) -> Outgoing {
+        Outgoing { network, ..Outgoing::with_lookup(app, rules::system_lookup()) }
     }
 
     fn with_lookup(app: &config::App, lookup: Lookup) -> Outgoing {
@@ -43,6 +55,7 @@ impl Outgoing {
             tls: OnceCell::new(),
             client: OnceCell::new(),
             sockets: Rc::default(),
+            network: Network::Real,
         }
     }
 

@@ -19,7 +19,8 @@ use tokio::sync::oneshot;
 use crate::{
     app::{App, InstanceHandle, Order, Prepared},
     config,
-    reload::report::{AppReport, Outcome, ScriptProblem},
+    problem::ScriptProblem,
+    reload::report::{AppReport, Outcome},
     script::{Plan, ScriptError, Sources},
 };
 
@@ -71,10 +72,19 @@ impl Reloader {
 
     /// Loads what has changed, in every instance or in none. `config` is the app's part of a new configuration.
     pub async fn reload(&self, config: Option<Arc<config::App>>, reload: &config::Reload) -> AppReport {
+        self.ask(config, reload, false).await
+    }
+
+    /// Loads the script anew, changed or not.
+    pub async fn load_again(&self, config: Option<Arc<config::App>>, reload: &config::Reload) -> AppReport {
+        self.ask(config, reload, true).await
+    }
+
+    async fn ask(&self, config: Option<Arc<config::App>>, reload: &config::Reload, anyway: bool) -> AppReport {
         let (inside, reload) = (self.0.clone(), reload.clone());
         let name = self.0.app.name.to_string();
         // A task of its own: once begun it ends, even if whoever asked has gone.
-        match tokio::spawn(async move { inside.reload(config, &reload).await }).await {
+        match tokio::spawn(async move { inside.reload(config, &reload, anyway).await }).await {
             Ok(report) => report,
             Err(error) => {
                 let error = ScriptProblem::new(format!("the reload ended early: {error}"), None, None);
@@ -85,19 +95,25 @@ impl Reloader {
 }
 
 impl Inside {
-    async fn reload(&self, config: Option<Arc<config::App>>, reload: &config::Reload) -> AppReport {
+    async fn reload(&self, config: Option<Arc<config::App>>, reload: &config::Reload, anyway: bool) -> AppReport {
         // One at a time: the next one sees what this one has left.
         let mut state = self.state.lock().await;
         let config = config.unwrap_or_else(|| state.config.clone());
-        let outcome = self.attempt(&mut state, config, reload).await;
+        let outcome = self.attempt(&mut state, config, reload, anyway).await;
         AppReport { app: self.app.name.to_string(), outcome }
     }
 
-    async fn attempt(&self, state: &mut State, config: Arc<config::App>, reload: &config::Reload) -> Outcome {
+    async fn attempt(
+        &self,
+        state: &mut State,
+        config: Arc<config::App>,
+        reload: &config::Reload,
+        anyway: bool,
+    ) -> Outcome {
         let begun = Instant::now();
         let files = state.sources.as_ref().map_or_else(Vec::new, |sources| sources.changed());
         let same_script = state.sources.is_some() && *state.config == *config;
-        if same_script && files.is_empty() {
+        if same_script && files.is_empty() && !anyway {
             if state.refused.take().is_some() {
                 let generation = state.generation;
                 tracing::info!(app = %self.app.name, generation, "what was refused has been undone, generation {generation} goes on");

@@ -2,17 +2,13 @@
 
 use std::{
     fmt,
-    io::Read,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::{
-    clock,
-    log::{visible, visible_but},
-};
+use crate::{clock, problem::ScriptProblem, visible::visible};
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -63,88 +59,12 @@ pub struct ConfigReport {
     pub error: Option<String>,
 }
 
-/// Why a script cannot be used, with the lines of its source that it is about.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ScriptProblem {
-    /// Begins with `path:line:` when a place is known.
-    pub message: String,
-    pub traceback: Option<String>,
-    #[serde(serialize_with = "maybe_path_as_text")]
-    pub file: Option<PathBuf>,
-    pub line: Option<usize>,
-    /// The line and up to two before it.
-    #[serde(default)]
-    pub excerpt: Vec<SourceLine>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceLine {
-    pub line: usize,
-    pub text: String,
-}
-
 impl Report {
     /// Whether everything that had changed is in force.
     pub fn ok(&self) -> bool {
         let apps_ok = self.apps.iter().all(|app| !matches!(app.outcome, Outcome::Failed { .. }));
         apps_ok && self.config.as_ref().is_none_or(|config| config.error.is_none())
     }
-}
-
-impl ScriptProblem {
-    /// The file is the one that the message names, unless it is given: as it can be opened from here.
-    pub fn new(message: impl Into<String>, traceback: Option<String>, file: Option<&Path>) -> ScriptProblem {
-        let message = message.into();
-        let place = place(&message);
-        let line = place.map(|(_, line)| line);
-        let file = file.map(Path::to_owned).or_else(|| place.map(|(path, _)| PathBuf::from(path)));
-        let excerpt = match (&file, line) {
-            (Some(file), Some(line)) => excerpt(file, line),
-            _ => Vec::new(),
-        };
-        ScriptProblem { message, traceback, file, line, excerpt }
-    }
-}
-
-/// The path and the line of a message that begins with `path:line:`.
-fn place(message: &str) -> Option<(&str, usize)> {
-    let first = message.lines().next()?;
-    // A path may hold colons itself.
-    first.match_indices(':').find_map(|(at, _)| {
-        let (digits, _) = first[at + 1..].split_once(':')?;
-        let line = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())??;
-        (at > 0).then_some((&first[..at], line))
-    })
-}
-
-/// What can be read of it: a report without an excerpt is a report.
-fn excerpt(file: &Path, line: usize) -> Vec<SourceLine> {
-    const FILE_MAX: u64 = 4 * 1024 * 1024;
-    const LINE_MAX: usize = 160;
-    // Not of a pipe or a device, whose end may never come.
-    if !std::fs::metadata(file).is_ok_and(|metadata| metadata.is_file()) {
-        return Vec::new();
-    }
-    let mut source = Vec::new();
-    let read = std::fs::File::open(file).and_then(|file| file.take(FILE_MAX).read_to_end(&mut source));
-    if read.is_err() {
-        return Vec::new();
-    }
-    let source = String::from_utf8_lossy(&source);
-    let first = line.saturating_sub(2).max(1);
-    let lines = source.lines().enumerate().map(|(i, text)| (i + 1, text));
-    let wanted: Vec<SourceLine> = lines
-        .filter(|(number, _)| (first..=line).contains(number))
-        .map(|(line, text)| {
-            let mut clipped: String = text.chars().take(LINE_MAX).collect();
-            if clipped.len() < text.len() {
-                clipped.push('…');
-            }
-            SourceLine { line, text: clipped }
-        })
-        .collect();
-    // A line that is not there is not explained by others.
-    if wanted.last().is_some_and(|last| last.line == line) { wanted } else { Vec::new() }
 }
 
 impl fmt::Display for Report {
@@ -210,54 +130,6 @@ impl fmt::Display for ConfigReport {
     }
 }
 
-/// The message, then its source with a mark; the traceback where it tells more than the place.
-impl fmt::Display for ScriptProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const TRACEBACK_LINES: usize = 10;
-        let text = self.message.trim_end();
-        write!(f, "{}", visible_but(text, &['\n']).replace('\n', "\n  "))?;
-        let width = self.line.unwrap_or_default().to_string().len();
-        for SourceLine { line, text } in &self.excerpt {
-            let text = visible(text.trim_end()).replace("\\t", "    ");
-            let here = self.line == Some(*line);
-            let mark = if here { '>' } else { ' ' };
-            write!(f, "\n {mark} {line:width$} |")?;
-            if !text.is_empty() {
-                write!(f, " {text}")?;
-            }
-            if here && let Some((before, length)) = named_in(&self.message, &text) {
-                write!(f, "\n   {:width$} | {}{}", "", " ".repeat(before), "^".repeat(length))?;
-            }
-        }
-        let traceback: Vec<&str> =
-            self.traceback.iter().flat_map(|text| text.lines()).filter(|line| !line.trim().is_empty()).collect();
-        if traceback.len() > 1 {
-            for line in traceback.iter().take(TRACEBACK_LINES) {
-                write!(f, "\n  {}", visible(line.trim()))?;
-            }
-            if traceback.len() > TRACEBACK_LINES {
-                write!(f, "\n  … {} more", traceback.len() - TRACEBACK_LINES)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Where on the line stands what the message puts in quotes: how many characters before it, and how many of its own.
-fn named_in(message: &str, line: &str) -> Option<(usize, usize)> {
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    message.split('\'').skip(1).step_by(2).filter(|name| !name.is_empty()).find_map(|name| {
-        let whole = |at: &usize| {
-            let before = line[..*at].chars().next_back();
-            let after = line[at + name.len()..].chars().next();
-            // Only a name can be part of a longer name.
-            !name.chars().all(is_word) || !(before.is_some_and(is_word) || after.is_some_and(is_word))
-        };
-        let at = line.match_indices(name).map(|(at, _)| at).find(whole)?;
-        Some((line[..at].chars().count(), name.chars().count()))
-    })
-}
-
 fn files_in_brackets(f: &mut fmt::Formatter<'_>, files: &[PathBuf]) -> fmt::Result {
     const SHOWN: usize = 5;
     if files.is_empty() {
@@ -287,10 +159,6 @@ fn path_as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::E
 
 fn paths_as_text<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
-}
-
-fn maybe_path_as_text<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
-    path.as_ref().map(|path| path.to_string_lossy()).serialize(serializer)
 }
 
 #[cfg(test)]
@@ -347,6 +215,7 @@ auth: failed, still serving generation 3 (loaded 12:03:51 UTC)
      13 |     local user = relay.jwt.verify(request.bearer)
    > 14 |     local x = user.name
         |                    ^^^^
+    hint: what stands before the dot, colon or bracket is nil here: check it with `if`, or print it
 maps: unchanged
 config.toml: limits, app.chat.settings applied; restart needed for server.listen
 "
@@ -400,42 +269,5 @@ config.toml: limits, app.chat.settings applied; restart needed for server.listen
         check(&["limits"], &[], "config.toml: limits applied\n");
         check(&[], &["server.listen"], "config.toml: restart needed for server.listen\n");
         assert_eq!(Report::default().to_string(), "there is no app to reload\n");
-    }
-
-    #[test]
-    fn a_place_is_taken_from_the_message() {
-        let check = |message, expected| assert_eq!(place(message), expected);
-        check("scripts/chat.lua:14: boom", Some(("scripts/chat.lua", 14)));
-        check("c:/odd:name.lua:3: boom: 5: x", Some(("c:/odd:name.lua", 3)));
-        check("scripts/chat.lua: no callback", None);
-        check(":3: boom", None);
-        check("at 12:03: boom", Some(("at 12", 3)));
-        check("a.lua:99999999999999999999999: boom", None);
-        check("", None);
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_read_gives_no_excerpt() {
-        let problem = ScriptProblem::new("nowhere/chat.lua:2: boom", None, None);
-        assert_eq!(problem.line, Some(2));
-        assert_eq!(problem.to_string(), "nowhere/chat.lua:2: boom");
-        let beyond = failed("auth.lua:99: boom", AUTH);
-        assert_eq!(beyond.excerpt, []);
-    }
-
-    #[test]
-    fn what_is_not_for_a_terminal_is_written_out() {
-        let problem = failed("auth.lua:1: \u{1b}[2Jboom\nsecond", "x = '\u{1b}[31m'\n");
-        assert_eq!(problem.to_string(), "auth.lua:1: \\u{1b}[2Jboom\n  second\n > 1 | x = '\\u{1b}[31m'");
-    }
-
-    #[test]
-    fn a_traceback_is_shown_when_it_tells_more_than_the_place() {
-        let check = |traceback: &str, expected: &str| {
-            let problem = ScriptProblem::new("boom", Some(traceback.to_owned()), None);
-            assert_eq!(problem.to_string(), expected);
-        };
-        check("a.lua:1\n", "boom");
-        check("a.lua:1\n\tb.lua:2 function f\n", "boom\n  a.lua:1\n  b.lua:2 function f");
     }
 }

@@ -31,6 +31,8 @@ pub struct Context {
     pub clock: Clock,
     pub hub: Rc<Hub>,
     pub stores: Stores,
+    /// What scripts find in the place of the process's variables.
+    pub env: Option<Vec<(String, String)>>,
     pub phase: Cell<Phase>,
     /// The connection whose callback runs.
     pub current: RefCell<Option<Rc<Conn>>>,

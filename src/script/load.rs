@@ -33,13 +33,20 @@ pub const CALLBACKS: [&str; 14] = [
 ];
 
 /// The libraries that the binary carries, by what follows `moonwire.` in their names.
-const LIBRARIES: [(&str, &str); 2] =
-    [("router", include_str!("lib/router.lua")), ("shape", include_str!("lib/shape.lua"))];
+const LIBRARIES: [(&str, &str); 3] = [
+    ("router", include_str!("lib/router.lua")),
+    ("shape", include_str!("lib/shape.lua")),
+    (TEST, include_str!("lib/test.lua")),
+];
+
+/// The one that only tests have.
+const TEST: &str = "test";
 
 /// The files of one generation, each read once: all instances load the very same text.
 #[derive(Debug)]
 pub struct Sources {
     script: PathBuf,
+    tests: bool,
     files: Mutex<BTreeMap<PathBuf, Arc<[u8]>>>,
     /// Modules that were required and are not there; when one comes, that is a change.
     missing: Mutex<Vec<PathBuf>>,
@@ -48,7 +55,12 @@ pub struct Sources {
 impl Sources {
     /// `script` as the config names it: it is also the name that errors show.
     pub fn new(script: &Path) -> Sources {
-        Sources { script: script.to_owned(), files: Mutex::default(), missing: Mutex::default() }
+        Sources { script: script.to_owned(), tests: false, files: Mutex::default(), missing: Mutex::default() }
+    }
+
+    /// The same of a file of tests.
+    pub fn of_tests(file: &Path) -> Sources {
+        Sources { tests: true, ..Sources::new(file) }
     }
 
     fn files(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Arc<[u8]>>> {
@@ -96,9 +108,19 @@ impl Sources {
             ));
         }
         if name == "moonwire" || name.starts_with("moonwire.") {
+            if name == "moonwire.test" && !self.tests {
+                return Err(format!(
+                    "require(\"{name}\"): that is for files of tests (*_test.lua), which `moonwire test` runs"
+                ));
+            }
             let library = name.strip_prefix("moonwire.").filter(|library| library_text(library).is_some());
             return library.map(|library| PathBuf::from(chunk_name(library))).ok_or_else(|| {
-                let there_are = LIBRARIES.map(|(name, _)| format!("moonwire.{name}")).join(", ");
+                let there_are: Vec<String> = LIBRARIES
+                    .iter()
+                    .filter(|(name, _)| self.tests || *name != TEST)
+                    .map(|(name, _)| format!("moonwire.{name}"))
+                    .collect();
+                let there_are = there_are.join(", ");
                 format!(
                     "require(\"{name}\"): this release of moonwire has no library of that name (it has {there_are})"
                 )

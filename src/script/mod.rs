@@ -20,6 +20,8 @@ mod host;
 pub mod plain;
 mod state;
 
+pub mod reference;
+mod test_vm;
 mod vm;
 
 pub use alarms::Alarms;
@@ -35,5 +37,6 @@ pub use error::{ErrorKind, ScriptError};
 pub use host::close_for_lost_state;
 pub use load::{CALLBACKS, Sources};
 pub use run::{Ran, Suspended};
-pub use tasks::{Cancel, Start, Waited};
+pub use tasks::{Cancel, Make, Start, Waited};
+pub use test_vm::{TestVm, Waiter};
 pub use vm::{Home, Kept, Plan, Vm};

@@ -13,6 +13,7 @@ use crate::{
     clock::Clock,
     config,
     hub::{Conn, Hub},
+    outgoing::Network,
     plain::Plain,
     script::{
         Context, Phase,
@@ -28,6 +29,7 @@ use crate::{
         tasks::{Start, Tasks, Waited},
     },
     store::Stores,
+    tracer::Tracer,
 };
 
 /// What every generation of an instance has in common.
@@ -40,6 +42,13 @@ pub struct Home {
     pub stores: Stores,
     pub budget: Rc<Budget>,
     pub passwords: PasswordPool,
+    pub network: Network,
+    /// After each callback its states are looked at: what could not be carried over a reload is an error at once.
+    pub strict: bool,
+    /// Told of what passes while somebody looks.
+    pub tracer: Option<Arc<Tracer>>,
+    /// What scripts find in the place of the process's variables.
+    pub env: Option<Vec<(String, String)>>,
     pub kept: Kept,
 }
 
@@ -107,6 +116,7 @@ impl Vm {
             clock: home.clock,
             hub: home.hub.clone(),
             stores: home.stores.clone(),
+            env: home.env.clone(),
             phase: Cell::new(Phase::Loading),
             current: RefCell::default(),
         });
@@ -364,7 +374,12 @@ fn collect_from(limit: usize) -> usize {
 }
 
 /// Installs the Lua part of the host, and gives its functions.
-fn prelude(lua: &Lua, tasks: &Rc<Tasks>, sources: &Arc<Sources>, environment: &Table) -> mlua::Result<Table> {
+pub(super) fn prelude(
+    lua: &Lua,
+    tasks: &Rc<Tasks>,
+    sources: &Arc<Sources>,
+    environment: &Table,
+) -> mlua::Result<Table> {
     let host = lua.create_table()?;
     let of = tasks.clone();
     host.set(
@@ -400,7 +415,7 @@ fn prelude(lua: &Lua, tasks: &Rc<Tasks>, sources: &Arc<Sources>, environment: &T
 }
 
 /// Puts the waiting versions of Lua's own functions in place and closes the sandbox.
-fn seal(lua: &Lua, prelude: &Table) -> mlua::Result<()> {
+pub(super) fn seal(lua: &Lua, prelude: &Table) -> mlua::Result<()> {
     let globals = lua.globals();
     for name in ["pcall", "xpcall", "require"] {
         globals.set(name, prelude.get::<Function>(name)?)?;

@@ -9,11 +9,11 @@ use std::{
 
 const ECHO: &str = "return { on_message = function(conn, data, binary) conn:send(data, binary) end }";
 
-struct Folder(tempfile::TempDir);
+pub struct Folder(tempfile::TempDir);
 
 impl Folder {
     /// A folder with a config that listens on `listen` and an echo.
-    fn new(listen: &str) -> Folder {
+    pub fn new(listen: &str) -> Folder {
         let folder = Folder(tempfile::tempdir().unwrap());
         folder.write(
             "config.toml",
@@ -25,27 +25,27 @@ impl Folder {
         folder
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub fn write(&self, name: &str, text: &str) {
         fs::write(self.path().join(name), text).unwrap();
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_moonwire"));
         command.args(args).current_dir(self.path()).env_remove("RUST_BACKTRACE");
         command
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub fn run(&self, args: &[&str]) -> Output {
         self.command(args).stdin(Stdio::null()).output().unwrap()
     }
 
     /// Runs a command that must end with `status` and say each of `expected`, and nothing that is not for people.
     #[track_caller]
-    fn check(&self, args: &[&str], status: i32, expected: &[&str]) {
+    pub fn check(&self, args: &[&str], status: i32, expected: &[&str]) {
         let output = self.run(args);
         let said = said(&output);
         assert_eq!(output.status.code(), Some(status), "moonwire {}\n{said}", args.join(" "));
@@ -58,7 +58,7 @@ impl Folder {
     }
 }
 
-fn said(output: &Output) -> String {
+pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
@@ -222,4 +222,136 @@ fn a_script_error_is_one_line_of_json_with_its_place() {
     );
     assert!(event["connection"].is_string() && !line.contains("secret"), "{line}");
     peer.wait().unwrap();
+}
+
+// ── what helps to begin ──
+
+#[test]
+fn each_template_passes_its_checks_and_tests_and_overwrites_nothing() {
+    let folder = Folder::new("127.0.0.1:0");
+    for template in ["chat", "echo", "blank"] {
+        folder.check(&["new", template, "--template", template], 0, &["moonwire test", "moonwire dev"]);
+        let config = format!("{template}/config.toml");
+        folder.check(&["check", "-c", &config], 0, &["ok"]);
+        folder.check(&["test", "-c", &config], 0, &[" 0 failed"]);
+    }
+    folder.write("echo/scripts/echo.lua", "-- mine");
+    folder.check(&["new", "echo", "--template", "echo"], 2, &["is there already, and nothing was written"]);
+    assert_eq!(fs::read_to_string(folder.path().join("echo/scripts/echo.lua")).unwrap(), "-- mine");
+    fs::remove_file(folder.path().join("echo/config.toml")).unwrap();
+    folder.check(&["new", "echo", "--template", "echo"], 2, &["scripts/echo.lua is there already"]);
+    assert!(!folder.path().join("echo/config.toml").exists());
+    folder.check(&["new", "x", "--template", "game"], 2, &["invalid value 'game'"]);
+}
+
+#[test]
+fn definitions_for_editors_are_luau_and_annotations_of_every_name() {
+    let folder = Folder::new("127.0.0.1:0");
+    folder.check(&["types"], 0, &["types/moonwire.d.luau", ".luarc.json", "luau-lsp.types.definitionFiles"]);
+    let read = |name: &str| fs::read_to_string(folder.path().join("types").join(name)).unwrap();
+    let (luau, lua) = (read("moonwire.d.luau"), read("moonwire.d.lua"));
+    // What declares is no Luau of a script, but its types are: `check` compiles them.
+    let relay = luau.split("\ndeclare relay: ").nth(1).unwrap().split("\n}").next().unwrap();
+    let types: Vec<&str> =
+        luau.lines().filter(|line| line.starts_with("export type") && !line.ends_with('{')).collect();
+    assert!(types.len() > 20, "{luau}");
+    let classes: String = luau
+        .lines()
+        .filter_map(|line| line.strip_prefix("declare class "))
+        .map(|class| format!("type {class} = any\n"))
+        .collect();
+    let methods: String = luau
+        .lines()
+        .filter_map(|line| line.strip_prefix("\tfunction "))
+        .enumerate()
+        .map(|(place, line)| {
+            let (head, returns) = line.rsplit_once("): ").unwrap();
+            let (_, params) = head.split_once("(self").unwrap();
+            format!("type M{place} = (self: any{params}) -> {returns}\n")
+        })
+        .collect();
+    assert!(methods.lines().count() > 30, "{methods}");
+    let script = format!(
+        "{classes}{}\ntype Relay = {relay}\n}}\n{methods}return {{ on_open = function(conn) end }}",
+        types.join("\n")
+    );
+    folder.write("echo.lua", &script);
+    folder.check(&["check"], 0, &["echo: ok"]);
+    for name in ["function Conn:send(data, options) end", "relay.json = {}", "---@field on_revoked?", "---@class Room"]
+    {
+        assert!(lua.contains(name), "{lua}\nlacks: {name}");
+    }
+    assert!(read("moonwire_test.d.lua").starts_with("---@meta moonwire.test"));
+    // Settings that are there stay.
+    folder.write(".luarc.json", "{}");
+    folder.check(&["types"], 0, &[]);
+    assert_eq!(fs::read_to_string(folder.path().join(".luarc.json")).unwrap(), "{}");
+}
+
+#[test]
+fn shells_get_completions() {
+    let folder = Folder::new("127.0.0.1:0");
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        folder.check(&["completions", shell], 0, &["moonwire", "junit"]);
+    }
+    folder.check(&["completions", "tcsh"], 2, &["invalid value 'tcsh'"]);
+}
+
+#[test]
+fn tokens_are_made_and_each_claim_that_fails_is_told() {
+    let folder = Folder::new("127.0.0.1:0");
+    let config = fs::read_to_string(folder.path().join("config.toml")).unwrap();
+    folder.write(
+        "config.toml",
+        &format!("{config}settings = {{ secret = \"0123456789abcdef0123456789abcdef\", n = 1 }}\n"),
+    );
+    let made = |args: &[&str]| {
+        let output = folder.run(&[&["token", "new"], args].concat());
+        assert!(output.status.success(), "{}", said(&output));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let token = made(&["--user", "ann", "--audience", "team", "--issuer", "me", "--claim", "role=\"admin\""]);
+    folder.check(
+        &["token", "check", &token],
+        0,
+        &["the token counts", "\"role\":\"admin\"", "not looked at without --audience"],
+    );
+    folder.check(
+        &["token", "check", &token, "--audience", "other"],
+        1,
+        &["aud        bad_audience", "relay.jwt.verify returns nil, \"bad_audience\""],
+    );
+    folder.check(&["token", "check", &token, "--issuer", "you"], 1, &["iss        bad_issuer"]);
+    folder.check(
+        &["token", "check", &made(&["--user", "ann", "--ttl", "0s"]), "--leeway", "0s"],
+        1,
+        &["exp        expired", "ago"],
+    );
+    let odd = made(&["--user", "ann", "--claim", "exp=\"soon\"", "--claim", "nbf=99999999999"]);
+    folder.check(
+        &["token", "check", &odd],
+        1,
+        &["exp        bad_token", "it must be a number of seconds", "nbf        not_yet_valid"],
+    );
+    folder.check(&["token", "check", &format!("{token}x")], 1, &["signature  bad_signature", "made with another key"]);
+    folder.check(&["token", "check", "Bearer x"], 1, &["leave the word Bearer out"]);
+    folder.check(&["token", "check", "a.b"], 1, &["this has 1 dots"]);
+    folder.check(&["token", "check", &token, "--algorithm", "HS512"], 1, &["signature  bad_algorithm"]);
+    folder.write("key", "another key\n");
+    let signed = made(&["--user", "ann", "--key-file", "key", "--kid", "k1"]);
+    folder.check(&["token", "check", &signed, "--key-file", "key"], 0, &["kid k1"]);
+    folder.check(&["token", "new", "--user", "a", "--setting", "n"], 2, &["no setting `n` that is a text"]);
+    folder.check(&["token", "new", "--user", "a", "--app", "x"], 2, &["there is no app x (there are echo)"]);
+    folder.check(
+        &["token", "new", "--user", "a", "--claim", "role=admin"],
+        2,
+        &["the value is no JSON", "role=\"text\""],
+    );
+    folder.check(&["token", "new", "--user", "a", "--algorithm", "none"], 2, &["unknown algorithm 'none'"]);
+    folder.check(&["token", "new", "--user", "a", "--algorithm", "ES256"], 2, &["ES256 takes a key in PEM"]);
+    folder.check(
+        &["token", "new", "--user", "a", "--key-env", "NOT_SET_HERE"],
+        2,
+        &["the variable NOT_SET_HERE is not set"],
+    );
 }

@@ -53,6 +53,7 @@ function receive(message) {
     case "came": line(`${message.id} (${message.role}) came in`, "meta"); break;
     case "went": line(`${message.id} went`, "meta"); break;
     case "said": line(`${message.id} (${message.role}): ${message.text}`, "said"); break;
+    case "role": line(`${message.by} gave ${message.id} the role ${message.role}`, "meta"); break;
     case "refused": line(`Refused: ${message.why}`, "refused"); break;
   }
 }

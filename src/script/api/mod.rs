@@ -34,7 +34,7 @@ use mlua::{Function, IntoLua, IntoLuaMulti, Lua, MultiValue, Result, Table, Valu
 
 use crate::{
     outgoing::Outgoing,
-    script::{Context, Home, host::Host},
+    script::{Context, Home, host::Host, reference},
 };
 
 /// The prelude's makers of functions that wait.
@@ -67,17 +67,46 @@ pub(super) fn register(
     user::register(lua, relay, host, waiting)?;
     relay::register(lua, relay, host)?;
     wait::register(lua, relay, host, waits)?;
-    let outgoing = Rc::new(Outgoing::new(&host.context.app));
+    let outgoing = Rc::new(Outgoing::new(&host.context.app, home.network.clone()));
     self::http::register(lua, relay, host, waits, &outgoing)?;
     ws::register(lua, relay, host, waits, &outgoing)?;
     jwt::register_waiting(lua, relay, host, waits, &outgoing, &home.kept.key_sets)?;
     store::register(lua, relay, host, waits, &waiting.update)?;
-    shared::register(lua, relay, host)
+    shared::register(lua, relay, host)?;
+    only_known(relay)
+}
+
+/// A name that the reference does not tell is not there: definitions and pages are made from the same tables.
+fn only_known(relay: &Table) -> Result<()> {
+    let unknown = |path: &str| {
+        Err(mlua::Error::runtime(format!("relay.{path} is not in src/script/reference/, where every name is told")))
+    };
+    for pair in relay.pairs::<String, Value>() {
+        let (name, value) = pair?;
+        match value {
+            Value::Table(table) if !reference::is_relay_name(&name) => {
+                for pair in table.pairs::<String, Value>() {
+                    let path = format!("{name}.{}", pair?.0);
+                    if !reference::is_relay_name(&path) {
+                        return unknown(&path);
+                    }
+                }
+            }
+            _ if !reference::is_relay_name(&name) => return unknown(&name),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The names that touch neither connections nor rooms. The buckets of `relay.rate` belong to the
 /// instance: a reload must not refill them.
-fn register_data(lua: &Lua, relay: &Table, context: &Rc<Context>, rates: &Rc<RefCell<RateTable>>) -> Result<()> {
+pub(super) fn register_data(
+    lua: &Lua,
+    relay: &Table,
+    context: &Rc<Context>,
+    rates: &Rc<RefCell<RateTable>>,
+) -> Result<()> {
     json::register(lua, relay, context)?;
     base64::register(lua, relay, context)?;
     hex::register(lua, relay, context)?;
@@ -135,7 +164,6 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::{
-        bus::{Bus, Directory, post},
         clock::Clock,
         config::{self, Limits},
         hub::Hub,
@@ -166,8 +194,7 @@ pub(crate) mod tests {
     }
 
     pub fn test_context_of(app: config::App, clock: Clock) -> Rc<Context> {
-        let (post, _inbound) = post(app.limits.bus_pause, app.limits.bus);
-        let hub = Hub::new("boot".into(), 0, 0, Bus::new([(0, post)]), Arc::new(Directory::default()), 128);
+        let hub = Hub::alone("boot", 128);
         Rc::new(Context {
             app: Arc::new(app),
             generation: 1,
@@ -176,6 +203,7 @@ pub(crate) mod tests {
             clock,
             hub: Rc::new(hub),
             stores: Stores::nowhere(),
+            env: None,
             phase: std::cell::Cell::new(Phase::Running),
             current: RefCell::default(),
         })

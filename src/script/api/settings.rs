@@ -1,6 +1,6 @@
 //! `relay.config` and `relay.env`: what the configuration gives a script.
 
-use std::{os::unix::ffi::OsStringExt, rc::Rc};
+use std::{ffi::OsString, os::unix::ffi::OsStringExt, rc::Rc};
 
 use mlua::{Lua, Result, Table, Value};
 
@@ -11,14 +11,18 @@ pub fn register(lua: &Lua, relay: &Table, context: &Rc<Context>) -> Result<()> {
     plain::freeze(lua, &settings)?;
     relay.raw_set("config", settings)?;
 
-    let app = context.app.clone();
+    let (app, instead) = (context.app.clone(), context.env.clone());
     let env = lua.create_function(move |lua, name: Value| {
         let name = args::string("relay.env(name)", "name", &name)?.to_string_lossy();
         if !app.env.contains(&name) {
             let what = format!("\"{name}\" is not among the names that the setting env of app {} lists", app.name);
             return Err(args::mistake("relay.env(name)", &what));
         }
-        std::env::var_os(&name).map(|value| lua.create_string(value.into_vec())).transpose()
+        let value = match &instead {
+            Some(env) => env.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone().into_bytes()),
+            None => std::env::var_os(&name).map(OsString::into_vec),
+        };
+        value.map(|value| lua.create_string(value)).transpose()
     })?;
     relay.raw_set("env", env)
 }
