@@ -68,6 +68,15 @@ impl ScriptError {
                 None => ScriptError::raised(external.to_string()),
             },
             Error::WithContext { cause, .. } => ScriptError::from_lua(cause),
+            // Of a method, the value that it is called on: the only argument that mlua looks at before we do.
+            Error::BadArgument { to: Some(to), name: Some(name), .. } if name == "self" => {
+                let (class, method) = to.split_once('.').unwrap_or(("", to));
+                let class = match class {
+                    "ElsewhereRef" => "conn".to_owned(),
+                    class => class.trim_end_matches("Ref").to_lowercase(),
+                };
+                ScriptError::raised(format!("{class}.{method}: call it with a colon, as in {class}:{method}(…)"))
+            }
             other => ScriptError::raised(other.to_string()),
         }
     }

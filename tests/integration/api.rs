@@ -35,11 +35,11 @@ fn a_wrong_argument_raises_in_the_words_of_the_script() {
         ("conn:close('x')", "conn:close(code, reason): code must be a number, got string"),
         (
             "conn:close(1002)",
-            "conn:close(code, reason): code 1002 cannot be sent; take 1000, 1001, 1008, 1011, 1012, 1013, or one of 3000 to 4999",
+            "conn:close(code, reason): code 1002 cannot be sent; take 1000, 1001, 1003, 1007 to 1009, 1011 to 1013, or one of 3000 to 4999",
         ),
         (
             "conn:close(4000.5)",
-            "conn:close(code, reason): code 4000.5 cannot be sent; take 1000, 1001, 1008, 1011, 1012, 1013, or one of 3000 to 4999",
+            "conn:close(code, reason): code 4000.5 cannot be sent; take 1000, 1001, 1003, 1007 to 1009, 1011 to 1013, or one of 3000 to 4999",
         ),
         (
             "conn:close(4000, string.rep('x', 124))",
@@ -61,7 +61,7 @@ fn a_wrong_argument_raises_in_the_words_of_the_script() {
         ("relay.room('r'):publish(true)", "room:publish(data): data must be a string, got boolean"),
         (
             "relay.room('r'):disconnect(99)",
-            "room:disconnect(code, reason): code 99 cannot be sent; take 1000, 1001, 1008, 1011, 1012, 1013, or one of 3000 to 4999",
+            "room:disconnect(code, reason): code 99 cannot be sent; take 1000, 1001, 1003, 1007 to 1009, 1011 to 1013, or one of 3000 to 4999",
         ),
         ("relay.user(nil)", "relay.user(id): id must be a string, got nil"),
         ("relay.user('u'):send()", "user:send(data): data must be a string, got nil"),

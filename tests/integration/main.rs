@@ -8,6 +8,7 @@
 
 mod alarms;
 mod api;
+mod arguments;
 mod callbacks;
 mod command;
 mod dev;

@@ -297,7 +297,7 @@ pub fn close_arguments(function: &str, code: &Value, reason: &Value) -> mlua::Re
                 return Err(args::mistake(
                     function,
                     &format!(
-                        "code {number} cannot be sent; take 1000, 1001, 1008, 1011, 1012, 1013, or one of 3000 to 4999"
+                        "code {number} cannot be sent; take 1000, 1001, 1003, 1007 to 1009, 1011 to 1013, or one of 3000 to 4999"
                     ),
                 ));
             }

@@ -45,6 +45,9 @@ pub fn register(
     let begin = lua.create_function(move |_, request: Value| {
         const NAME: &str = "relay.http.request(request)";
         of.running(NAME)?;
+        if !matches!(request, Value::Table(_)) {
+            return Err(args::wrong(NAME, "request", "a table", &request));
+        }
         let Some(request) = args::options(NAME, &request, &["method", "url", "headers", "body", "timeout"])? else {
             return Err(args::wrong(NAME, "request", "a table", &request));
         };

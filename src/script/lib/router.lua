@@ -122,10 +122,13 @@ local asked_before = 0
 -- Asks the peer, and waits for its reply: the data of it, or nil and why.
 function Router:request(conn, kind, data, options)
   local where = "router:request(conn, type, data, options)"
-  if carried.in_lane(where, conn) then
-    raise(`{where}: a callback of this connection runs, and its reply could only come after that; call it in relay.spawn or a timer`)
-  elseif type(kind) ~= "string" or (data ~= nil and type(data) ~= "table") then
-    raise(`{where}: type must be a string, and data a table or nil`)
+  local busy = carried.in_lane(where, conn)
+  if type(kind) ~= "string" then
+    raise(`{where}: type must be a string, got {type(kind)}`)
+  elseif data ~= nil and type(data) ~= "table" then
+    raise(`{where}: data must be a table or nil, got {type(data)}`)
+  elseif options ~= nil and type(options) ~= "table" then
+    raise(`{where}: options must be a table, got {type(options)}`)
   end
   local timeout = TIMEOUT
   for name, value in options or {} do
@@ -133,6 +136,9 @@ function Router:request(conn, kind, data, options)
       raise(`{where}: unknown option '{name}' (it takes timeout)`)
     end
     timeout = carried.seconds(where, "timeout", value)
+  end
+  if busy then
+    raise(`{where}: a callback of this connection runs, and its reply could only come after that; call it in relay.spawn or a timer`)
   end
   asked_before += 1
   local id = `q{relay.generation}.{asked_before}`
@@ -169,6 +175,9 @@ end
 
 local function new(options)
   local router = { routes = {}, asked = {}, window = WINDOW }
+  if options ~= nil and type(options) ~= "table" then
+    raise(`router.new(options): options must be a table, got {type(options)}`)
+  end
   for name, value in options or {} do
     if name == "window" then
       if type(value) ~= "number" or not (value >= 1 and value <= 1024 and value % 1 == 0) then
