@@ -152,18 +152,22 @@ fn watch(options: &Options, file: Option<&std::path::Path>, streams: &mut Stream
                 reload = config.reload.clone();
                 let config = Arc::new(config);
                 watched.extend(testing::scripts(&config));
+                // Before they run: what changes meanwhile is run again.
+                watcher.watch(&watched);
                 match once(options, &config, streams) {
                     Err(Failure::Told(_, message)) => writeln!(streams.out, "{message}")?,
                     Err(failure) => return Err(failure),
                     Ok(_) => {}
                 }
             }
-            Err(Failure::Told(_, message)) => writeln!(streams.out, "{message}")?,
+            Err(Failure::Told(_, message)) => {
+                watcher.watch(&watched);
+                writeln!(streams.out, "{message}")?;
+            }
             Err(failure) => return Err(failure),
         }
         writeln!(streams.out, "waiting for a change (Ctrl-C ends)\n")?;
         streams.out.flush()?;
-        watcher.watch(&watched);
         runtime.block_on(watcher.changed(&reload));
     }
 }

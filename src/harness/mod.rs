@@ -38,7 +38,7 @@ use crate::{
     peer::Request,
     permission::Reason,
     reload::{Reloader, report::AppReport},
-    script::{PasswordPool, Ticker},
+    script::{Budget, PasswordPool, Ticker},
     store::{Store, Stores},
     wire,
     worker::{self, InstanceSpec},
@@ -73,7 +73,7 @@ pub struct Relay {
     /// Rises with everything that a peer sends or receives.
     activity: Cell<u64>,
     passwords: PasswordPool,
-    _ticker: Ticker,
+    _ticker: Option<Ticker>,
     /// Removed at the end, with what is in it.
     folder: Option<PathBuf>,
 }
@@ -99,6 +99,8 @@ pub struct Setup {
     pub strict: bool,
     /// Its clock, if it is not one of its own.
     pub clock: Option<Clock>,
+    /// The thread's own, if it has one: each one is a thread that ticks.
+    pub budget: Option<Rc<Budget>>,
     /// What scripts find in the place of the process's variables.
     pub env: Option<Vec<(String, String)>>,
 }
@@ -140,8 +142,14 @@ impl Relay {
     }
 
     async fn begin(config: config::App, store: &Path, setup: Setup) -> Result<Relay, AppReport> {
-        let ticker = Ticker::start().expect("a thread can be started");
-        let budget = Rc::new(ticker.budget());
+        let (ticker, budget) = match setup.budget {
+            Some(budget) => (None, budget),
+            None => {
+                let ticker = Ticker::start().expect("a thread can be started");
+                let budget = Rc::new(ticker.budget());
+                (Some(ticker), budget)
+            }
+        };
         let clock = setup.clock.unwrap_or_else(|| Clock::virtual_from(EPOCH));
         let config = Arc::new(config);
         let count = u16::try_from(config.instances).expect("an app has at most 65,535 instances");

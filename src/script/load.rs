@@ -6,10 +6,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use mlua::{Function, Lua, Table, Value, chunk::ChunkMode};
+use mlua::{
+    Function, Lua, Table, Value,
+    chunk::{ChunkMode, Compiler},
+};
 
 use crate::script::{
-    args,
+    args, compiled,
     error::{CARRIED, ScriptError},
     sandbox,
 };
@@ -65,6 +68,10 @@ impl Sources {
 
     fn files(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Arc<[u8]>>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn script(&self) -> &Path {
+        &self.script
     }
 
     /// The folder that `require` searches.
@@ -149,11 +156,15 @@ impl Sources {
         if let Some((library, text)) = LIBRARIES.iter().find(|(name, _)| Path::new(&chunk_name(name)) == path) {
             // In an environment of its own: what a script defines must not change a library.
             let environment = sandbox::environment(lua)?;
-            let chunk = lua.load(*text).set_name(format!("={}", chunk_name(library))).set_mode(ChunkMode::Text);
-            return chunk.set_environment(environment).into_function();
+            let bytecode = compiled::of(text, &Compiler::new())?;
+            return compiled::load(lua, bytecode, &chunk_name(library), Some(environment));
         }
         let text =
             self.read(path).map_err(|error| mlua::Error::external(ScriptError::load(cannot_read(path, &error))))?;
+        // What is no Lua is compiled again, for the error with its place.
+        if let Some(bytecode) = compiled::of_script(&text) {
+            return compiled::load(lua, &bytecode, &path.display().to_string(), Some(environment.clone()));
+        }
         lua.load(&*text)
             .set_name(format!("={}", path.display()))
             .set_mode(ChunkMode::Text)

@@ -11,6 +11,7 @@ pub mod sandbox;
 
 mod alarms;
 mod budget;
+mod compiled;
 mod run;
 mod tasks;
 

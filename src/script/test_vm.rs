@@ -3,13 +3,12 @@
 
 use std::{
     cell::{Cell, RefCell},
-    path::Path,
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
-use mlua::{FromLuaMulti, Function, IntoLuaMulti, Lua, LuaOptions, MultiValue, StdLib, Table};
+use mlua::{FromLuaMulti, Function, IntoLuaMulti, Lua, MultiValue, Table};
 
 use crate::{
     clock::Clock,
@@ -74,15 +73,15 @@ impl Waiter {
 impl TestVm {
     /// `host` puts into the table what `moonwire.test` finds there.
     pub fn new(
-        file: &Path,
+        sources: &Arc<Sources>,
         clock: Clock,
         budget: &Rc<Budget>,
         host: impl FnOnce(&Lua, &Table, &Waiter) -> mlua::Result<()>,
     ) -> mlua::Result<TestVm> {
-        let mut app = config::App::new("test", "/", file);
+        let mut app = config::App::new("test", "/", sources.script());
         app.limits.callback_cpu = CPU;
         app.limits.load_cpu = CPU;
-        let lua = Lua::new_with(StdLib::ALL_SAFE, LuaOptions::new().catch_rust_panics(true))?;
+        let lua = sandbox::new_vm()?;
         sandbox::trim(&lua, app.limits.script_memory)?;
         let context = Rc::new(Context {
             app: Arc::new(app),
@@ -97,9 +96,8 @@ impl TestVm {
             current: RefCell::default(),
         });
         let tasks = Rc::new(Tasks::default());
-        let sources = Arc::new(Sources::of_tests(file));
         let environment = lua.create_table()?;
-        let prelude = prelude(&lua, &tasks, &sources, &environment)?;
+        let prelude = prelude(&lua, &tasks, sources, &environment)?;
         let relay = lua.create_table()?;
         api::register_data(&lua, &relay, &context, &Rc::default())?;
         lua.globals().set("relay", relay)?;
@@ -108,7 +106,7 @@ impl TestVm {
         sandbox::open(&lua, &environment)?;
         let runner = Runner::new(lua.clone(), context.clone(), tasks, budget.clone())?;
         lua.set_memory_limit(context.app.limits.script_memory)?;
-        Ok(TestVm { runner, sources, environment, lua })
+        Ok(TestVm { runner, sources: sources.clone(), environment, lua })
     }
 
     /// Runs the file itself, which tells its cases.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use mlua::{Function, IntoLuaMulti, LightUserData, Lua, LuaOptions, MultiValue, StdLib, Table, Value};
+use mlua::{Function, IntoLuaMulti, LightUserData, Lua, MultiValue, Table, Value, chunk::Compiler};
 
 use crate::{
     clock::Clock,
@@ -20,6 +20,7 @@ use crate::{
         alarms::Alarms,
         api::{self, KeySets, PasswordPool, RateTable, Waiting},
         budget::Budget,
+        compiled,
         error::{PRELUDE, ScriptError},
         host::Host,
         load::{self, CALLBACKS, Module, Sources},
@@ -105,8 +106,7 @@ impl Vm {
     }
 
     fn bare(home: &Home, plan: Plan) -> mlua::Result<Vm> {
-        // With Luau's own pcall: the one that mlua has for letting panics through could not be waited across.
-        let lua = Lua::new_with(StdLib::ALL_SAFE, LuaOptions::new().catch_rust_panics(true))?;
+        let lua = sandbox::new_vm()?;
         sandbox::trim(&lua, plan.app.limits.script_memory)?;
         let context = Rc::new(Context {
             app: plan.app.clone(),
@@ -411,7 +411,8 @@ pub(super) fn prelude(
     )?;
     load::register(lua, &host, sources, environment)?;
     let token = Value::LightUserData(LightUserData(TOKEN as *mut _));
-    lua.load(include_str!("prelude.lua")).set_name(format!("={PRELUDE}")).call((host, token))
+    let bytecode = compiled::of(include_str!("prelude.lua"), &Compiler::new())?;
+    compiled::load(lua, bytecode, PRELUDE, None)?.call((host, token))
 }
 
 /// Puts the waiting versions of Lua's own functions in place and closes the sandbox.

@@ -16,7 +16,7 @@ use crate::{
     plain::{Plain, PlainTable},
     reload::report::{AppReport, Outcome},
     script::{
-        Make, Waiter, args,
+        Budget, Make, Waiter, args,
         plain::{from_plain, to_plain},
     },
 };
@@ -32,6 +32,7 @@ pub struct Case {
 pub struct Bench {
     pub config: Arc<Config>,
     pub clock: Clock,
+    pub budget: Rc<Budget>,
     pub log: Captured,
     pub cases: RefCell<Vec<Case>>,
     /// What its peers have done and received, for a failure.
@@ -63,7 +64,9 @@ pub fn register(lua: &Lua, carried: &Table, waiter: &Waiter, bench: &Rc<Bench>) 
     let of = bench.clone();
     carried.set(
         "case",
-        lua.create_function(move |_, (name, line, function): (String, usize, Function)| {
+        lua.create_function(move |lua, (name, function): (String, Function)| {
+            // Below this function and the library's own.
+            let line = lua.inspect_stack(2, |frame| frame.current_line()).flatten().unwrap_or(1);
             of.cases.borrow_mut().push(Case { name, line, function });
             Ok(())
         })?,
@@ -107,8 +110,13 @@ fn starting(lua: &Lua, carried: &Table, waiter: &Waiter, bench: &Rc<Bench>) -> m
         };
         let stub: Function = options.raw_get("http")?;
         let folder = of.config.file.as_deref().and_then(|file| file.parent()).unwrap_or("".as_ref()).to_owned();
-        let setup =
-            Setup { network: Network::Stub(stub_of(lua, stub)), strict: true, clock: Some(of.clock), env: Some(env) };
+        let setup = Setup {
+            network: Network::Stub(stub_of(lua, stub)),
+            strict: true,
+            clock: Some(of.clock),
+            budget: Some(of.budget.clone()),
+            env: Some(env),
+        };
         Ok(async move {
             match Relay::start_as(app, setup).await {
                 Ok(relay) => {

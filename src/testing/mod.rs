@@ -31,7 +31,7 @@ use crate::{
     config::Config,
     harness::{self, EPOCH},
     problem::ScriptProblem,
-    script::{Budget, ScriptError, TestVm, Ticker},
+    script::{Budget, ScriptError, Sources, TestVm, Ticker},
 };
 
 /// How many of the last steps a failure shows.
@@ -144,8 +144,11 @@ pub fn run(
 fn run_file(config: &Arc<Config>, file: &Path, filter: &str, budget: &Rc<Budget>) -> FileResult {
     let mut result = FileResult { file: file.to_owned(), problem: None, cases: Vec::new() };
     let shown = file.to_string_lossy();
-    let listed = in_bench(config, |bench| async move {
-        let vm = load(&bench, file, budget).await?;
+    // Read and compiled once for all cases.
+    let sources = Arc::new(Sources::of_tests(file));
+    let listed = in_bench(config, budget, |bench| async {
+        let bench = bench;
+        let vm = load(&bench, &sources).await?;
         let cases: Vec<(String, usize)> = bench.cases.take().into_iter().map(|case| (case.name, case.line)).collect();
         drop(vm);
         Ok(cases)
@@ -162,8 +165,9 @@ fn run_file(config: &Arc<Config>, file: &Path, filter: &str, budget: &Rc<Budget>
             continue;
         }
         let begun = Instant::now();
-        let ran = in_bench(config, |bench| async move {
-            let vm = load(&bench, file, budget).await?;
+        let ran = in_bench(config, budget, |bench| async {
+            let bench = bench;
+            let vm = load(&bench, &sources).await?;
             // The same file has the same cases, unless it asks a clock or chance which.
             let case = bench.cases.take().into_iter().nth(place);
             let Some(Case { function, .. }) = case else {
@@ -176,10 +180,11 @@ fn run_file(config: &Arc<Config>, file: &Path, filter: &str, budget: &Rc<Budget>
     result
 }
 
-async fn load(bench: &Rc<Bench>, file: &Path, budget: &Rc<Budget>) -> Result<TestVm, ScriptError> {
+async fn load(bench: &Rc<Bench>, sources: &Arc<Sources>) -> Result<TestVm, ScriptError> {
     let of = bench.clone();
-    let vm =
-        TestVm::new(file, bench.clock, budget, move |lua, carried, waiter| host::register(lua, carried, waiter, &of));
+    let vm = TestVm::new(sources, bench.clock, &bench.budget, move |lua, carried, waiter| {
+        host::register(lua, carried, waiter, &of)
+    });
     let vm = vm.map_err(|error| ScriptError::from_lua(&error))?;
     vm.load().await?;
     Ok(vm)
@@ -188,6 +193,7 @@ async fn load(bench: &Rc<Bench>, file: &Path, budget: &Rc<Budget>) -> Result<Tes
 /// Runs `body` on a thread's own runtime with a paused clock; a failure comes with its scene and its log.
 fn in_bench<T, F: Future<Output = Result<T, ScriptError>>>(
     config: &Arc<Config>,
+    budget: &Rc<Budget>,
     body: impl FnOnce(Rc<Bench>) -> F,
 ) -> Result<T, String> {
     harness::run(async {
@@ -196,6 +202,7 @@ fn in_bench<T, F: Future<Output = Result<T, ScriptError>>>(
         let bench = Rc::new(Bench {
             config: config.clone(),
             clock,
+            budget: budget.clone(),
             log: log.clone(),
             cases: RefCell::default(),
             scene: RefCell::default(),

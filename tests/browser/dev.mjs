@@ -56,9 +56,12 @@ async function freePort() {
   return port;
 }
 
+const children = new Set(); // none of them outlives this program, whatever fails
+
 /** `{ log(), ended, ending }` of a command that runs in `cwd`. */
 function start(cwd, ...args) {
   const child = spawn(binary, args, { cwd, stdio: ["ignore", "pipe", "pipe"] });
+  children.add(child);
   let log = "";
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding("utf8").on("data", (part) => { log += part; });
   const run = { child, log: () => log, ended: undefined };
@@ -84,6 +87,7 @@ async function newTalk() {
 
 /** `moonwire dev`, once it answers. */
 async function startDev({ folder, url }) {
+  await relay?.end(); // where a failed test has left it
   const run = start(folder, "dev", "-c", "talk/config.toml");
   await eventually("the relay answers", async () => run.ended || (await fetch(`${url}/healthz`)).ok);
   if (run.ended) throw new Error(`the relay did not start (${run.ended}):\n${run.log()}`);
@@ -201,7 +205,7 @@ let browser, relay, talk, page;
 test("the page lists the app with its generation and its callbacks", async () => {
   talk = await newTalk();
   relay = await startDev(talk);
-  includes(relay.log(), `${talk.url}/_dev/`, "what the relay says at its start");
+  await eventually("the relay tells the address", () => relay.log().includes(`${talk.url}/_dev/`));
   page = await visit("page");
   await page.waitForSelector("#relay[data-state=here]");
   equal(await page.textContent("#app-count"), "1", "apps");
@@ -289,13 +293,16 @@ test("a close by the relay too, and a code that may not be sent is refused", asy
   await page.click("#connect");
   await eventually("the relay closed", async () => (await status(page)).includes("closed: 1008, against the rules"));
   includes(await log(page), "reason: the room's name is too long", "the log");
+  const told = await status(page);
   await shot(page, "closed");
+  await page.fill("#params input", "lobby");
   await page.click("#close-tab");
   await page.fill("#close-code", "1008");
   await page.click("#disconnect");
   await eventually("the page says so", async () => (await log(page)).includes("Not disconnected"));
   includes(await status(page), "open", "the status");
   await page.fill("#close-code", "1000");
+  includes(told, "xxx… closed", "the status of the one that was closed, whose long address is cut");
 });
 
 test("a saved script is a new generation, and the connection stays open", async () => {
@@ -428,6 +435,7 @@ test("a relay that is killed is told in a banner, and in the connection's log", 
   includes(await page.textContent("#banner-text"), "The relay is away.", "the banner");
   equal(await page.getAttribute("#relay", "data-state"), "away", "the sign");
   await eventually("the connection tells", async () => (await log(page)).includes("Closed: 1006, no close frame"));
+  await page.evaluate(() => window.scrollTo(0, 0));
   await shot(page, "away");
   await say(page, "to nobody");
   equal(await page.textContent("#message-problem"), "Not connected: nothing was sent.", "what is said of a message now");
@@ -504,6 +512,7 @@ try {
 } finally {
   await browser?.close();
   await relay?.end();
+  for (const child of children) child.kill("SIGKILL");
   if (talk) await rm(talk.folder, { recursive: true, force: true });
 }
 console.log(`${passed} passed, ${failed} failed`);

@@ -1,7 +1,9 @@
 //! `moonwire test`: the tests of all scripts in the repository, and what the command does with tests of its users.
 
 use std::{
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
+    process::Stdio,
     sync::Arc,
 };
 
@@ -319,4 +321,48 @@ fn two_runs_of_the_same_tests_say_the_same() {
         said.lines().filter(|line| !line.contains(" passed, ")).map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(run(), run());
+}
+
+/// A running `moonwire test --watch`, stopped at the end.
+struct Watching(std::process::Child);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn watching_runs_the_tests_again_at_each_save() {
+    let folder = folder("test.case('it', function() test.equal(1, 2) end)");
+    let mut child = folder.command(&["test", "--watch"]);
+    let child = child.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut watching = Watching(child);
+    let (sender, lines) = std::sync::mpsc::channel();
+    let out = watching.0.stdout.take().unwrap();
+    std::thread::spawn(move || {
+        for line in BufReader::new(out).lines().map_while(Result::ok) {
+            let _ = sender.send(line); // nobody listens any more
+        }
+    });
+    let until = |part: &str| {
+        let mut said = String::new();
+        loop {
+            let line = lines.recv_timeout(std::time::Duration::from_secs(20));
+            let line = line.unwrap_or_else(|_| panic!("it never said {part}:\n{said}"));
+            said.push_str(&format!("{line}\n"));
+            if line.contains(part) {
+                return;
+            }
+        }
+    };
+    until("0 passed, 1 failed");
+    until("waiting for a change");
+    folder.write("chat_test.lua", "require('moonwire.test').case('it', function() end)");
+    until("1 passed, 0 failed");
+    until("waiting for a change");
+    folder.write("config.toml", "[[app]]");
+    until("config.toml");
+    until("waiting for a change");
 }

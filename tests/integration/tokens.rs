@@ -2,7 +2,10 @@
 
 use std::{cell::Cell, rc::Rc};
 
-use moonwire::harness::{check, run};
+use moonwire::{
+    handshake::bare::Bare,
+    harness::{check, run},
+};
 
 use crate::{
     net::{allow, response, serve},
@@ -172,51 +175,53 @@ fn a_key_set_of_a_server_is_kept_and_serves_while_the_server_is_away() {
 
 #[test]
 fn a_token_comes_by_header_query_subprotocol_cookie_or_first_message() {
-    check(
-        r#"
-        local options = { key = "s", algorithms = { "HS256" } }
-        local function of(token) return relay.jwt.verify(token, options) end
-        local good = relay.jwt.sign({ sub = "ann", exp = relay.now() + 600 }, { key = "s" })
-        local function found(request)
-          if request.bearer then return request.bearer end
-          if request.query.token then return request.query.token end
-          if request.cookies.token then return request.cookies.token end
-          if request.subprotocols[1] == "bearer" then return request.subprotocols[2], { subprotocol = "bearer" } end
-        end
-        local function verdict(request)
-          local token, upgrade = found(request)
-          if not token then return true end
-          local claims, why = of(token)
-          if not claims then return nil, why end
-          return { id = claims.sub }, upgrade
-        end
-        function app.authenticate(request) return verdict(request) end
-        function app.on_open(conn)
-          local function try(request)
-            local who, upgrade = verdict(setmetatable(request, { __index = { query = {}, cookies = {}, subprotocols = {} } }))
-            return (who and who.id or "nobody") .. (upgrade and upgrade.subprotocol or "")
-          end
-          conn:send(table.concat({
-            try({ bearer = good }), try({ query = { token = good } }), try({ cookies = { token = good } }),
-            try({ subprotocols = { "bearer", good } }), try({ bearer = "bad" }),
-          }, " "))
-        end
-        function app.on_message(conn, text)
-          local claims, why = of(text == "good" and good or text)
-          if not claims then return conn:close(4401, why) end
-          conn:identify({ id = claims.sub, expires_at = claims.exp })
-          conn:send(conn.user.id)
-        end
-        "#,
-        "
-        ann opens
-        ann < ann ann ann annbearer nobody
-        ann > good
-        ann < ann
-        eve opens
-        eve < ann ann ann annbearer nobody
-        eve > guess
-        eve is closed 4401 bad_token
-        ",
-    );
+    run(async {
+        let scene = Scene::of(
+            r#"
+            local options = { key = "s", algorithms = { "HS256" } }
+            local good = relay.jwt.sign({ sub = "ann", exp = relay.now() + 600 }, { key = "s" })
+            function app.on_request() return good end
+            function app.authenticate(request)
+              local token = request.bearer or request.query.token or request.cookies.token
+              if not token then return true end -- it may still say who it is
+              local claims, why = relay.jwt.verify(token, options)
+              if not claims then return nil, why end
+              return { id = claims.sub }
+            end
+            function app.on_message(conn, token)
+              if not conn.user then
+                local claims, why = relay.jwt.verify(token, options)
+                if not claims then return conn:close(4401, why) end
+                conn:identify({ id = claims.sub, expires_at = claims.exp })
+              end
+              conn:send(conn.user.id .. " " .. tostring(conn.subprotocol))
+            end
+            "#,
+        )
+        .await;
+        let request = Bare { method: "GET".to_owned(), target: "/app/x".to_owned(), ..Bare::default() };
+        let token = String::from_utf8(scene.relay.request(request).await.body).unwrap();
+        let header = |name: &str, value: String| vec![(name.to_owned(), value)];
+        let ways = [
+            ("/app/x".to_owned(), header("authorization", format!("Bearer {token}")), "ann nil"),
+            ("/app/x".to_owned(), header("cookie", format!("a=b; token={token}")), "ann nil"),
+            ("/app/x".to_owned(), header("sec-websocket-protocol", format!("bearer, {token}")), "ann bearer"),
+            (format!("/app/x?token={token}"), Vec::new(), "ann nil"),
+        ];
+        for (target, headers, expected) in ways {
+            let peer = scene.relay.connect_with(&target, &headers).await.unwrap();
+            assert_eq!(scene.ask(&peer, "who").await, expected, "{headers:?}");
+            let bad: Vec<_> = headers.iter().map(|(name, value)| (name.clone(), format!("{value}x"))).collect();
+            if !bad.is_empty() {
+                let refused = scene.relay.connect_with(&target, &bad).await.err().unwrap();
+                assert_eq!((refused.code, refused.reason.as_str()), (401, "bad_signature"), "{bad:?}");
+            }
+        }
+        let late = scene.peer("late").await;
+        assert_eq!(scene.ask(&late, &token).await, "ann nil");
+        let guess = scene.peer("guess").await;
+        guess.send("guess");
+        scene.relay.settle().await;
+        assert_eq!(guess.closed(), Some((4401, "bad_token".to_owned())));
+    });
 }

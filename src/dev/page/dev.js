@@ -231,8 +231,8 @@ function reloadParts({ reload, generation }) {
   const files = reload.files?.length ? ` (${reload.files.join(", ")})` : "";
   const took = typeof reload.ms === "number" ? ` in ${reload.ms.toFixed(1)} ms` : "";
   if (reload.outcome === "reloaded") {
-    const what = reload.from ? ["Reloaded", `${reload.from} → `] : ["Loaded", ""];
-    return [make("p", { className: "good" }, `${what[0]} at `, timeOf(reload.at), `: generation ${what[1]}${reload.to}${took}${files}.`)];
+    const { from, at, to } = reload;
+    return [make("p", { className: "good" }, from ? "Reloaded at " : "Loaded at ", timeOf(at), `: generation ${from ? `${from} → ` : ""}${to}${took}${files}.`)];
   }
   if (reload.outcome === "unchanged") {
     return [make("p", {}, "Saved at ", timeOf(reload.at), ` without a change: generation ${generation} goes on${files}.`)];
@@ -382,8 +382,7 @@ const target = {
     const session = new Session(this.app.name, this.address(), this.protocols());
     try {
       session.connect();
-    } catch (error) {
-      // The browser's own check, of a subprotocol's name for example.
+    } catch (error) { // of a subprotocol's name, for example
       setText($("target-problem"), error.message);
       return;
     }
@@ -749,7 +748,8 @@ function showChosen() {
     setText($("status"), "No connection yet: choose an app and press Connect.");
   } else {
     const about = [open && chosen.generation ? `generation ${chosen.generation}` : "", chosen.about].filter((text) => text).join(", ");
-    setText($("status"), `${chosen.address} ${OPEN_STATES[state]}${about ? `: ${about}` : ""}`);
+    const { address } = chosen; // a token makes it long
+    setText($("status"), `${address.slice(0, 80)}${address[80] ? "…" : ""} ${OPEN_STATES[state]}${about ? `: ${about}` : ""}`);
   }
   $("ending").hidden = !chosen;
   const focused = document.activeElement;

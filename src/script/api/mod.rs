@@ -215,7 +215,7 @@ pub(crate) mod tests {
 
     /// A closed VM with the names of `register`, as a script has it.
     pub fn test_lua(context: &Rc<Context>) -> Lua {
-        let lua = Lua::new();
+        let lua = sandbox::new_vm().unwrap();
         sandbox::trim(&lua, context.app.limits.script_memory).unwrap();
         let relay = lua.create_table().unwrap();
         let rates = Rc::default();

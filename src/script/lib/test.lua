@@ -93,13 +93,7 @@ function test.case(name, fn)
   checked("test.case(name, fn)", "fn", fn, "function")
   if names[name] then raise(`test.case(name, fn): there is a case "{name}" already`) end
   names[name] = true
-  -- The first line of the traceback that is the test's own.
-  local line = 1
-  for at in debug.traceback():gmatch("[^\n]-%.luau?:(%d+)") do
-    line = tonumber(at)
-    break
-  end
-  host.case(name, line, fn)
+  host.case(name, fn)
 end
 
 function test.equal(got, expected)
