@@ -73,8 +73,9 @@ impl Dev {
     pub fn note_report(&self, report: &Report) {
         let mut reports = locked(&self.reports);
         for app in &report.apps {
-            // A look that found nothing new hides no failure.
-            if app.outcome != Outcome::Unchanged || !reports.contains_key(&app.app) {
+            // A look that found nothing new says nothing, unless it is that a mistake has been undone.
+            let undone = reports.get(&app.app).is_none_or(|(_, kept)| matches!(kept.outcome, Outcome::Failed { .. }));
+            if app.outcome != Outcome::Unchanged || undone {
                 reports.insert(app.app.clone(), (now(), app.clone()));
             }
         }

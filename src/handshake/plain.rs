@@ -1,6 +1,6 @@
 //! Requests that are no handshake: the health check, an app's `on_request`, and files.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -36,6 +36,10 @@ impl<D: Door> Talk<'_, D> {
     async fn beside(&self, beside: Arc<dyn Beside>, parts: &Parts, body: Incoming, sender: &Sender) -> Answer {
         if let Err(refusal) = checks::origin(parts, sender, &Allowed::only_own()) {
             return refusal.into_answer();
+        }
+        // A name of somebody else's that leads here would make their page one of ours.
+        if !is_this_machines(&sender.host) {
+            return text(StatusCode::FORBIDDEN, "open this page as localhost, or by an address");
         }
         let body = match read(body, &self.site.config.limits).await {
             Ok(body) => body,
@@ -120,6 +124,16 @@ pub(super) async fn ask(
         tracing::error!(app = name, "on_request gave no answer within `limits.request_timeout`");
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the app did not answer in time")
     })
+}
+
+/// Whether a host is no name that anybody can let lead here: an address, or localhost.
+fn is_this_machines(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    address.parse::<IpAddr>().is_ok() || name == "localhost" || name.ends_with(".localhost")
 }
 
 /// The whole body, or why not.

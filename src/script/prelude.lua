@@ -4,14 +4,26 @@ local host, TOKEN = ...
 
 local raw_pcall, raw_xpcall, type, error, unpack, pack = pcall, xpcall, type, error, table.unpack, table.pack
 local raw_yield, raw_resume, raw_create = coroutine.yield, coroutine.resume, coroutine.create
-local raw_close, raw_status, isyieldable = coroutine.close, coroutine.status, coroutine.isyieldable
+local raw_close, isyieldable, running = coroutine.close, coroutine.isyieldable, coroutine.running
 local insert, clone = table.insert, table.clone
 local describe, drop_wait, raise = host.describe, host.drop_wait, host.raise
 
 local CANNOT_WAIT = " cannot wait here: inside a metamethod, a for iterator, table.sort, string.gsub or a function given to a host call"
 
--- Coroutines of the script that wait: only the host may go on with them.
+-- Coroutines that wait, the host's for callbacks and the script's own: only the host may go on with them.
 local waiting = setmetatable({}, { __mode = "k" })
+
+local function woken(co, ...)
+  waiting[co] = nil
+  return ...
+end
+
+-- Gives the host its turn, until what is waited for is there.
+local function pause()
+  local co = running()
+  waiting[co] = true
+  return woken(co, raw_yield(TOKEN))
+end
 
 local function outcome(ok, ...)
   if not ok then
@@ -32,7 +44,7 @@ local function waits(name, begin)
       drop_wait()
       raise(name .. CANNOT_WAIT)
     end
-    return outcome(raw_yield(TOKEN))
+    return outcome(pause())
   end
 end
 
@@ -92,7 +104,7 @@ local function pass_outward(co)
   local results
   repeat
     if isyieldable() then
-      results = pack(raw_resume(co, raw_yield(TOKEN)))
+      results = pack(raw_resume(co, pause()))
     else
       drop_wait()
       results = pack(raw_resume(co, false, "the coroutine" .. CANNOT_WAIT))

@@ -93,6 +93,13 @@ fn the_page_has_apps_reloads_errors_and_traced_messages() {
         let on = "POST /_dev/trace HTTP/1.1\r\n";
         assert_eq!(dev.ask(&format!("{on}origin: http://evil.example\r\n"), r#"{"on":true}"#).await.0, 403);
         assert_eq!(dev.ask(on, "nonsense").await.0, 400);
+        // A name that somebody lets lead here is not ours.
+        let mut stream = TcpStream::connect(&dev.address).await.unwrap();
+        let request = "GET /_dev/apps.json HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        soon("an answer", stream.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
         assert_eq!(dev.json("/_dev/trace.json?after=0").await["entries"], Value::Array(vec![]));
         assert_eq!(dev.ask(on, r#"{"on":true}"#).await, (200, r#"{"on":true}"#.to_owned()));
 
@@ -133,6 +140,9 @@ fn the_page_has_apps_reloads_errors_and_traced_messages() {
         assert_eq!((&reload["from"], &reload["line"]), (&2.into(), &9.into()));
         peer.send(Message::text("hi")).await.unwrap();
         assert_eq!(soon("an echo", peer.next()).await.unwrap().unwrap(), Message::text("HI"));
+        dev.folder.write("echo.lua", &ECHO.replace("conn:send(text)", "conn:send(text:upper())"));
+        let undone = async || dev.json("/_dev/apps.json").await["apps"][0]["reload"]["outcome"] == "unchanged";
+        eventually("the mistake is undone", undone).await;
     });
 }
 

@@ -13,6 +13,7 @@ mod callbacks;
 mod command;
 mod dev;
 mod docs;
+mod escapes;
 mod examples;
 mod instances;
 mod net;
