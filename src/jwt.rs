@@ -77,7 +77,8 @@ impl Why {
     pub fn as_str(self) -> &'static str {
         match self {
             Why::BadToken => "bad_token",
-            Why::TooLong => "too_long",
+            // A script need not know them apart; `moonwire token check` does.
+            Why::TooLong => "bad_token",
             Why::BadAlgorithm => "bad_algorithm",
             Why::MissingKid => "missing_kid",
             Why::UnknownKid => "unknown_kid",

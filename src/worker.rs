@@ -37,7 +37,7 @@ use crate::{
     outbox::Outbox,
     outgoing::Network,
     peer::Request,
-    script::{self, Budget, Kept, PasswordPool},
+    script::{self, Alarms, Budget, Keeper, Kept, PasswordPool},
     store::Stores,
     tracer::Tracer,
     wire,
@@ -136,6 +136,17 @@ impl InstanceSpec {
             self.app.limits.rooms_per_connection,
         );
         let hub = Rc::new(hub.among(&self.app.name, self.all).traced(self.tracer.clone()));
+        let alarms = Alarms::kept(Keeper {
+            store: self.stores.disk.clone(),
+            app: self.app.name.clone(),
+            place: self.place,
+            instances: self.instances,
+            clock,
+            queue: self.app.limits.store_queue,
+            page_bytes: self.app.limits.store_page,
+        });
+        let mut kept = Kept::default();
+        kept.alarms = Rc::new(alarms);
         let home = script::Home {
             place: self.place,
             instances: self.instances,
@@ -148,7 +159,7 @@ impl InstanceSpec {
             strict: self.strict,
             tracer: self.tracer,
             env: self.env,
-            kept: Kept::default(),
+            kept,
         };
         let instance = Instance::new(home, self.app);
         tokio::task::spawn_local(instance.clone().serve(self.orders));

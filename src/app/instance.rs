@@ -33,7 +33,7 @@ use crate::{
     identity::{Identity, Response, Verdict},
     outbox::Outbox,
     peer::Request,
-    script::{self, Cancel, ErrorKind, Home, Plan, Ran, ScriptError, Start, Suspended, Vm},
+    script::{self, Cancel, ErrorKind, Home, Left, Plan, Ran, ScriptError, Start, Suspended, Vm},
     tracer::{self, What},
     wire,
 };
@@ -122,6 +122,8 @@ pub struct Instance {
     old: RefCell<Vec<Rc<Generation>>>,
     prepared: RefCell<Option<Vm>>,
     lanes: RefCell<Slab<Rc<Lane>>>,
+    /// Alarms of an earlier process, until the first generation is there.
+    left: RefCell<Vec<Left>>,
     /// A reload votes: no callback starts.
     held: Cell<bool>,
     released: Notify,
@@ -146,6 +148,7 @@ impl Instance {
             old: RefCell::default(),
             prepared: RefCell::default(),
             lanes: RefCell::default(),
+            left: RefCell::default(),
             // Nothing runs before the first generation is there.
             held: Cell::new(true),
             released: Notify::new(),
@@ -628,7 +631,8 @@ impl Instance {
         if cancel.is_cancelled() {
             return;
         }
-        let Some(data) = self.home.kept.alarms.take(key) else { return };
+        let Some(data) = self.home.kept.alarms.take(key).await else { return };
+        self.until_free().await;
         let generation = self.current();
         let Some(function) = generation.vm.callback("on_alarm").cloned() else {
             if !generation.missed_alarm.replace(true) {
@@ -813,6 +817,9 @@ impl Instance {
         let switch = self.switching.clone().lock_owned().await;
         let vm = Vm::load(&self.home, plan).await?;
         let previous = self.current.borrow().clone();
+        if previous.is_none() {
+            *self.left.borrow_mut() = self.home.kept.alarms.left().await;
+        }
         if let Some(previous) = previous {
             let mut copier = script::plain::Copier::default();
             let state = previous.vm.check_state(&mut copier)?;
@@ -904,6 +911,12 @@ impl Instance {
                     previous.end(format!("cancelled: its generation {number} was replaced, and reload.drain is over"));
                 }
             });
+        }
+        // Before on_start, which may set them anew.
+        for Left { key, data, due } in self.left.take() {
+            let alarms = &self.home.kept.alarms;
+            let (cancel, delay) = (alarms.set(&key, data, due), alarms.until(due));
+            self.start(&generation, Start::Alarm { key, delay, cancel });
         }
         // Before any traffic: that is let in by what comes next, or by the first wait of on_start.
         if let Some(on_start) = generation.vm.callback("on_start").cloned() {
@@ -1044,6 +1057,7 @@ impl Instance {
             self.after(&generation, Job::Plain { callback: "on_stop", done: Some(done) }, ran);
             let _ = ended.await;
         }
+        self.home.kept.alarms.settled().await;
     }
 
     /// Whether nobody is let in any more.

@@ -131,17 +131,18 @@ impl Relay {
         getrandom::fill(&mut name).expect("the system has randomness");
         // The store makes it when it is first used.
         let folder = std::env::temp_dir().join(format!("moonwire-store-{:016x}", u64::from_le_bytes(name)));
-        let mut relay = Relay::begin(config, &folder.join("moonwire.db"), setup).await?;
+        let mut relay = Relay::start_in(config, &folder.join("moonwire.db"), setup).await?;
         relay.folder = Some(folder);
         Ok(relay)
     }
 
     /// The same with its store in the file `store`, which stays.
     pub async fn start_with(config: config::App, store: &Path) -> Result<Relay, AppReport> {
-        Relay::begin(config, store, Setup::default()).await
+        Relay::start_in(config, store, Setup::default()).await
     }
 
-    async fn begin(config: config::App, store: &Path, setup: Setup) -> Result<Relay, AppReport> {
+    /// Both.
+    pub async fn start_in(config: config::App, store: &Path, setup: Setup) -> Result<Relay, AppReport> {
         let (ticker, budget) = match setup.budget {
             Some(budget) => (None, budget),
             None => {

@@ -35,15 +35,18 @@ const SCRIPTS_MAX: usize = 256;
 const SCRIPT_BYTES_MAX: usize = 256 * 1024;
 
 /// By the text itself, so that nothing can be out of date.
-static SCRIPTS: LazyLock<Mutex<HashMap<Arc<[u8]>, Arc<[u8]>>>> = LazyLock::new(Mutex::default);
+static SCRIPTS: LazyLock<Mutex<HashMap<Text, Bytecode>>> = LazyLock::new(Mutex::default);
+
+type Text = Arc<[u8]>;
+type Bytecode = Arc<[u8]>;
 
 /// The bytecode of a script; None if it is no Lua.
-pub fn of_script(text: &Arc<[u8]>) -> Option<Arc<[u8]>> {
+pub fn of_script(text: &Text) -> Option<Bytecode> {
     let known = SCRIPTS.lock().unwrap_or_else(PoisonError::into_inner).get(text).cloned();
     if known.is_some() {
         return known;
     }
-    let bytecode: Arc<[u8]> = Compiler::new().compile(text).ok()?.into();
+    let bytecode: Bytecode = Compiler::new().compile(text).ok()?.into();
     if text.len() <= SCRIPT_BYTES_MAX {
         let mut scripts = SCRIPTS.lock().unwrap_or_else(PoisonError::into_inner);
         if scripts.len() >= SCRIPTS_MAX {

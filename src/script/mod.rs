@@ -25,7 +25,7 @@ pub mod reference;
 mod test_vm;
 mod vm;
 
-pub use alarms::Alarms;
+pub use alarms::{Alarms, Keeper, Left};
 pub use api::{
     PasswordPool, RateTable,
     relay::Refusal,

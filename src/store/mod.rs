@@ -118,6 +118,11 @@ impl Store {
         Store::with(place, Engine::Inline(inline))
     }
 
+    /// Whether the file has been made, by this process or an earlier one.
+    pub fn is_there(&self) -> bool {
+        self.place.path.exists()
+    }
+
     fn with(place: Place, engine: Engine) -> Store {
         Store { place, waiting: Arc::default(), complaints: Mutex::default(), engine }
     }

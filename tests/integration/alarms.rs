@@ -3,7 +3,8 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use moonwire::{
-    harness::{self, Relay, Transcript, check, check_with, run},
+    clock::Clock,
+    harness::{self, Relay, Setup, Transcript, check, check_with, run},
     reload::report::Outcome,
     script::{Plan, Sources},
 };
@@ -236,4 +237,78 @@ fn without_on_alarm_it_is_dropped_and_not_kept_for_later() {
         scene.plays("bob opens\n6s pass\nbob < late").await;
         assert_eq!(alice.receive_text().as_deref(), Some("late"));
     });
+}
+
+const KEEPS: &str = r#"
+    function app.on_message(conn, text)
+      local key, seconds = text:match("^(%a+) ?(.*)$")
+      relay.alarm(key, tonumber(seconds), { by = relay.instance.index })
+      conn:send("set")
+    end
+    function app.on_alarm(key, data) relay.broadcast(`{key} of {data.by} in {relay.instance.index}`) end
+"#;
+
+#[test]
+fn an_alarm_survives_a_restart_and_comes_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("app.lua");
+    fs::write(&script, crate::support::module(KEEPS)).unwrap();
+    let start = async |instances: usize, later: u64| {
+        let mut config = harness::app("app", &script);
+        config.instances = instances;
+        let clock = Clock::virtual_from(harness::EPOCH + Duration::from_secs(later));
+        let setup = Setup { clock: Some(clock), ..Setup::default() };
+        let store = folder.path().join("moonwire.db");
+        Relay::start_in(config, &store, setup).await.unwrap_or_else(|report| panic!("{report:#?}"))
+    };
+    run(async {
+        let relay = start(2, 0).await;
+        let (ann, bob) = (relay.connect("/app/a").await.unwrap(), relay.connect("/app/b").await.unwrap());
+        for (peer, asks) in [(&ann, "soon 1"), (&ann, "tea 10"), (&ann, "gone 10"), (&ann, "gone"), (&bob, "milk 90")] {
+            peer.send(asks);
+            relay.settle().await;
+            assert_eq!(peer.receive_text().as_deref(), Some("set"));
+        }
+        relay.advance(Duration::from_secs(2)).await;
+        for peer in [&ann, &bob] {
+            assert_eq!(peer.receive_text().as_deref(), Some("soon of 1 in 1"));
+        }
+    });
+    // A minute later, with one instance in the place of two: what is overdue comes at once, the rest in its time.
+    run(async {
+        let relay = start(1, 60).await;
+        let peer = relay.connect("/app/a").await.unwrap();
+        relay.advance(Duration::from_millis(1)).await;
+        // It was due before anybody was there.
+        assert_eq!(peer.receive_text(), None);
+        relay.advance(Duration::from_secs(31)).await;
+        assert_eq!(peer.receive_text().as_deref(), Some("milk of 2 in 1"));
+    });
+    run(async {
+        let relay = start(2, 300).await;
+        let peer = relay.connect("/app/a").await.unwrap();
+        relay.advance(Duration::from_secs(60)).await;
+        assert_eq!(peer.receive_text(), None, "each has come");
+    });
+}
+
+#[test]
+fn what_on_start_sets_replaces_what_an_earlier_start_has_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let (script, store) = (folder.path().join("app.lua"), folder.path().join("moonwire.db"));
+    let body = |seconds: &str| {
+        format!(
+            "function app.on_start() relay.alarm('daily', {seconds}, {{ after = '{seconds}' }}) end\n\
+             function app.on_alarm(_, data) relay.broadcast(data.after) end"
+        )
+    };
+    for (seconds, heard) in [("1000", None), ("5", Some("5"))] {
+        fs::write(&script, crate::support::module(&body(seconds))).unwrap();
+        run(async {
+            let relay = Relay::start_with(harness::app("app", &script), &store).await.unwrap();
+            let peer = relay.connect("/app/a").await.unwrap();
+            relay.advance(Duration::from_secs(20)).await;
+            assert_eq!(peer.receive_text().as_deref(), heard);
+        });
+    }
 }

@@ -4,7 +4,14 @@ use std::rc::Rc;
 
 use mlua::{Lua, Table, Value};
 
-use crate::script::{alarms::Alarms, api::wait::time, args, host::Host, plain, tasks::Start};
+use crate::script::{
+    alarms::{Alarms, milliseconds},
+    api::wait::time,
+    args,
+    host::Host,
+    plain,
+    tasks::Start,
+};
 
 /// Bytes of a key, and of the data, which no VM's memory limit counts. They are part of the contract with scripts.
 const KEY_MAX: usize = 255;
@@ -36,7 +43,8 @@ pub fn register(lua: &Lua, relay: &Table, host: &Rc<Host>, alarms: &Rc<Alarms>) 
                 &format!("there are {count} alarms already, as many as limits.timers allows"),
             ));
         }
-        let cancel = alarms.set(key, data);
+        let due = milliseconds(of.context.clock.unix() + delay);
+        let cancel = alarms.set(key, data, due);
         of.tasks.start(Start::Alarm { key: key.into(), delay, cancel });
         Ok(())
     })?;

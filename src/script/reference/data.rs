@@ -315,7 +315,7 @@ assert(not relay.crypto.equals(expected, conn.headers["x-signature"] or ""))"#,
              callback is cancelled while it waits",
             "`nil, \"bad_token\"`: no token at all, not of three parts, not JSON, a claim `exp` or \
              `nbf` that is no number, or a header with `crit`",
-            "`nil, \"too_long\"`: more than 8 KiB",
+            "`nil, \"bad_token\"`: also for one of more than 8 KiB",
             "`nil, \"bad_algorithm\"`: not among `algorithms`; `nil, \"bad_signature\"`",
             "`nil, \"missing_exp\"`, `nil, \"expired\"`, `nil, \"not_yet_valid\"`",
             "`nil, \"bad_audience\"`, `nil, \"bad_issuer\"`",

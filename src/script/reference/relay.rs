@@ -328,7 +328,8 @@ conn:send("this came first")"#,
             "raises if the instance has `limits.timers` (10,000) alarms already and none with this key",
             "raises while a script loads and in `on_load`; use `on_start`",
         ],
-        cost: "cheap: copies `data`, never waits. Alarms are in memory: a restart of the relay forgets them",
+        cost: "cheap: copies `data`, never waits. It is on disk within milliseconds, and off it before `on_alarm` runs: a \
+         stop or a crash keeps it, and one that came due meanwhile comes at the start",
         example: r#"local app = {}
 
 function app.on_open(conn)
