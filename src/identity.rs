@@ -14,6 +14,8 @@ pub struct Identity {
     /// Unix seconds at which the connection ends with 4401.
     pub expires_at: Option<f64>,
     pub permissions: Permissions,
+    /// The number of the last change of anybody's permissions when it was asked for.
+    pub asked_at: u64,
 }
 
 impl Identity {
@@ -39,7 +41,7 @@ impl Identity {
             Some(list) => permission::rules(list).map(Some).map_err(|why| format!("an identity's `{name}`: {why}")),
         };
         let permissions = Permissions { allow: rules("allow")?, deny: rules("deny")? };
-        Ok(Identity { id, data, expires_at, permissions })
+        Ok(Identity { id, data, expires_at, permissions, asked_at: 0 })
     }
 }
 
@@ -56,6 +58,25 @@ pub enum Verdict {
     Refuse { status: u16, reason: String },
     /// The upgrade, then a close frame at once: a browser's page sees only this kind.
     UpgradeAndClose { code: u16, reason: String },
+}
+
+impl Verdict {
+    pub fn asked(mut self, at: u64) -> Verdict {
+        if let Verdict::Accept { identity: Some(identity), .. } = &mut self {
+            identity.asked_at = at;
+        }
+        self
+    }
+
+    /// An identity that is over already lets nobody in; `now` is in Unix seconds.
+    pub fn unless_expired(self, now: f64) -> Verdict {
+        match &self {
+            Verdict::Accept { identity: Some(Identity { expires_at: Some(at), .. }), .. } if *at <= now => {
+                Verdict::UpgradeAndClose { code: 4401, reason: "the identity has expired".to_owned() }
+            }
+            _ => self,
+        }
+    }
 }
 
 /// What `on_request` answered, or the host in its place.

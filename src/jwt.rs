@@ -243,12 +243,15 @@ impl Token<'_> {
             Keys::One(key) => *key,
             Keys::Set(set) => {
                 let Some(kid) = &self.kid else { return Ok(Err(Why::MissingKid)) };
-                let Some(key) = set.0.iter().find(|key| key.kid == *kid) else { return Ok(Err(Why::UnknownKid)) };
-                let serves = key.family == family && key.algorithm.as_deref().is_none_or(|only| only == self.algorithm);
-                if !serves {
-                    return Ok(Err(Why::BadAlgorithm));
+                // Keys of different kinds may share an id.
+                let serves = |key: &&SetKey| {
+                    key.family == family && key.algorithm.as_deref().is_none_or(|only| only == self.algorithm)
+                };
+                match set.0.iter().filter(|key| key.kid == *kid).find(serves) {
+                    Some(key) => &key.key,
+                    None if set.has(kid) => return Ok(Err(Why::BadAlgorithm)),
+                    None => return Ok(Err(Why::UnknownKid)),
                 }
-                &key.key
             }
         };
         match crypto::verify(self.signature, self.message.as_bytes(), key, algorithm) {

@@ -23,8 +23,9 @@ impl Action {
     }
 }
 
-/// The most rules that one list may have: each is looked at for every message.
+/// The most rules, and bytes of them, that one list may have: all are looked at for every message.
 pub const RULES_MAX: usize = 1024;
+pub const BYTES_MAX: usize = 32 * 1024;
 
 /// `"join room.42.>"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +79,16 @@ pub fn rules(list: &Plain) -> Result<Rules, String> {
         return Err(format!("must have at most {RULES_MAX} rules, got {}", table.array.len()));
     }
     let rule = |rule: &Plain| Rule::parse(rule.as_str().ok_or(WANTED)?);
-    table.array.iter().map(rule).collect()
+    let rules: Rules = table.array.iter().map(rule).collect::<Result<_, _>>()?;
+    match bytes(&rules) {
+        0..=BYTES_MAX => Ok(rules),
+        bytes => Err(format!("must have at most {BYTES_MAX} bytes of rules, got {bytes}")),
+    }
+}
+
+/// How long a list is.
+pub fn bytes(rules: &[Rule]) -> usize {
+    rules.iter().map(|rule| rule.action.len() + rule.pattern.len() + 1).sum()
 }
 
 /// What decided.

@@ -340,6 +340,10 @@ impl Worker {
                 outbox.close(wire::RESTART, "the relay is stopping");
                 None
             }
+            Admission::Open { identity, .. } if instance.is_outdated(identity.as_ref()) => {
+                outbox.close(wire::TRY_AGAIN_LATER, "its permissions have changed: connect again");
+                None
+            }
             Admission::Open { identity, subprotocol } => {
                 Some(self.open(&instance, request, identity, subprotocol, outbox))
             }

@@ -47,6 +47,8 @@ enum Job {
     Authenticate {
         request: Box<Request>,
         reply: oneshot::Sender<(Verdict, Box<Request>)>,
+        /// The number of the last change of permissions when it began.
+        asked_at: u64,
     },
     Request {
         reply: oneshot::Sender<Option<Response>>,
@@ -84,7 +86,7 @@ impl Job {
     /// The handshake or request that a callback is too late for gets its answer now, whatever the callback does yet.
     fn given_up(self) -> Job {
         match self {
-            Job::Authenticate { request, reply } => {
+            Job::Authenticate { request, reply, .. } => {
                 let reason = "the relay's script took too long".to_owned();
                 let _ = reply.send((Verdict::Refuse { status: 503, reason }, request));
                 Job::Plain { callback: "authenticate", done: None }
@@ -246,7 +248,12 @@ impl Instance {
         let mut lanes = self.lanes.borrow_mut();
         let entry = lanes.vacant_entry();
         let opened_at = self.home.clock.unix().as_secs_f64();
+        let asked_at = identity.as_ref().map(|identity| (identity.id.clone(), identity.asked_at));
         let conn = self.hub.open(Opening { request, identity, subprotocol, outbox, slot: entry.key(), opened_at });
+        // Once more: whoever changes something from now on finds it, and whoever did so before is found here.
+        if asked_at.is_some_and(|(user, asked_at)| self.hub.has_changed_since(&user, asked_at)) {
+            conn.end(wire::TRY_AGAIN_LATER, "its permissions have changed: connect again");
+        }
         let lane = Rc::new(Lane::new(conn));
         entry.insert(lane.clone());
         drop(lanes);
@@ -255,6 +262,11 @@ impl Instance {
         lane.push(Told::Open);
         self.go_on(&lane);
         lane
+    }
+
+    /// Whether a peer's permissions have changed since its handshake asked for them: then it is to ask again.
+    pub fn is_outdated(&self, identity: Option<&Identity>) -> bool {
+        identity.is_some_and(|identity| self.hub.has_changed_since(&identity.id, identity.asked_at))
     }
 
     /// Hands over a whole message. It is handled at once if the lane is free, else in its turn.
@@ -314,6 +326,8 @@ impl Instance {
                 Told::Close { code, reason } => {
                     self.run_lane(lane, Due::Close, move |lua| (code, reason.as_str()).into_lua_multi(lua))
                 }
+                // It may be in again by now.
+                Told::Revoked { resource } if lane.conn.is_in(&resource) => {}
                 Told::Revoked { resource } => self.run_lane(lane, Due::Revoked, move |lua| {
                     lua.create_string(resource.as_bytes())?.into_lua_multi(lua)
                 }),
@@ -359,7 +373,9 @@ impl Instance {
 
     /// Brings a connection's state to `generation`; false if it could not come, and the connection is closed.
     fn bring_up(&self, generation: &Rc<Generation>, lane: &Rc<Lane>) -> bool {
-        let Err(error) = generation.vm.bring_up(&lane.conn) else { return true };
+        let brought = generation.vm.bring_up(&lane.conn);
+        self.act_on_caused(); // by migrate_conn
+        let Err(error) = brought else { return true };
         script::close_for_lost_state(&lane.conn, &error);
         self.on_error(error, "migrate_conn");
         false
@@ -383,6 +399,7 @@ impl Instance {
     // ── other callbacks ──
 
     fn authenticate(&self, request: Box<Request>, reply: oneshot::Sender<(Verdict, Box<Request>)>) {
+        let asked_at = self.hub.last_change();
         let generation = self.current();
         let Some(function) = generation.vm.callback("authenticate").cloned() else {
             let _ = reply.send((Verdict::Accept { identity: None, subprotocol: None, headers: Vec::new() }, request));
@@ -392,7 +409,7 @@ impl Instance {
             Ok(table) => generation.vm.call(&function, table, None),
             Err(error) => Ran::Failed(ScriptError::from_lua(&error)),
         };
-        self.after(&generation, Job::Authenticate { request, reply }, ran);
+        self.after(&generation, Job::Authenticate { request, reply, asked_at }, ran);
     }
 
     fn request(&self, request: Box<Request>, reply: oneshot::Sender<Option<Response>>) {
@@ -451,7 +468,12 @@ impl Instance {
                     // Behind what it has already said; nothing comes after on_close.
                     let Some(lane) = self.lane_of(&conn).filter(|lane| !lane.ending.get()) else { continue };
                     lane.push(Told::Revoked { resource });
-                    self.when_free(move |instance| instance.go_on(&lane));
+                    // In a task of its own: what it causes in turn must not grow the stack, nor hold up others.
+                    let instance = self.me();
+                    tokio::task::spawn_local(async move {
+                        instance.until_free().await;
+                        instance.go_on(&lane);
+                    });
                 }
             }
         }
@@ -707,8 +729,10 @@ impl Instance {
                     self.lane_failed(&lane, due, error, callback);
                 }
             }
-            Job::Authenticate { request, reply } => {
+            Job::Authenticate { request, reply, asked_at } => {
                 let verdict = result.map_err(|error| error.message).and_then(verdict::verdict);
+                let now = self.home.clock.unix().as_secs_f64();
+                let verdict = verdict.map(|verdict| verdict.asked(asked_at).unless_expired(now));
                 let verdict = verdict.unwrap_or_else(|why| {
                     if failure.is_none() {
                         self.complain(generation, callback, &why);

@@ -26,8 +26,8 @@ pub enum Told {
     Revoked { resource: Rc<str> },
 }
 
-/// What is longer from now than tokio's timers reach is not waited for.
-const EXPIRY_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// tokio's timers reach a little further.
+const TIMER_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// In which errors are counted.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -71,12 +71,14 @@ impl Lane {
         self.forget_expiry();
         let Some(at) = self.conn.expires_at() else { return };
         let left = Duration::try_from_secs_f64((at - now).max(0.0)).unwrap_or(Duration::MAX);
-        if left > EXPIRY_MAX {
-            return;
-        }
         let conn = Rc::downgrade(&self.conn);
         let waiting = tokio::task::spawn_local(async move {
-            sleep(left).await;
+            let mut left = left;
+            while !left.is_zero() {
+                let step = left.min(TIMER_MAX);
+                sleep(step).await;
+                left -= step;
+            }
             if let Some(conn) = conn.upgrade() {
                 conn.end(4401, "the identity has expired");
             }

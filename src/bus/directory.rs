@@ -10,6 +10,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 /// How many connections each instance has under one key (a room, a pattern, a user).
@@ -57,7 +58,25 @@ pub struct Directory {
     entries: Mutex<Entries>,
     /// Rises whenever an instance's interest in rooms begins or ends.
     version: AtomicU64,
+    /// Rises with each change of a user's permissions, and each disconnection of one.
+    change: AtomicU64,
+    users: Mutex<HashMap<Arc<str>, User>>,
 }
+
+/// What has lately been done about a user.
+#[derive(Debug)]
+struct User {
+    /// Changes of permissions are made one after the other, over all instances.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    change: u64,
+    at: Instant,
+}
+
+/// Longer than any handshake takes.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// Whose turn it is to change a user's permissions, until it is dropped.
+pub type Turn = tokio::sync::OwnedMutexGuard<()>;
 
 impl Directory {
     fn entries(&self) -> MutexGuard<'_, Entries> {
@@ -144,6 +163,28 @@ impl Directory {
     /// Members of a room over all instances; those that only match by a pattern are not counted.
     pub fn count(&self, room: &str) -> usize {
         self.entries().rooms.get(room).map_or(0, Places::count)
+    }
+
+    /// Notes that something about a user changes now, and gives the queue of those who change it.
+    pub fn changing(&self, user: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut users = self.users.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let change = self.change.fetch_add(1, Ordering::AcqRel) + 1;
+        let now = Instant::now();
+        users.retain(|_, user| Arc::strong_count(&user.turn) > 1 || now.duration_since(user.at) < REMEMBERED);
+        let user = users.entry(user.into()).or_insert_with(|| User { turn: Arc::default(), change, at: now });
+        (user.change, user.at) = (change, now);
+        user.turn.clone()
+    }
+
+    /// The number of the last change about anybody.
+    pub fn last_change(&self) -> u64 {
+        self.change.load(Ordering::Acquire)
+    }
+
+    /// Whether something about a user has changed after that.
+    pub fn has_changed_since(&self, user: &str, change: u64) -> bool {
+        let users = self.users.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        users.get(user).is_some_and(|user| user.change > change)
     }
 
     /// The instances in which a user has connections.

@@ -6,7 +6,7 @@
 
 mod directory;
 
-pub use directory::Directory;
+pub use directory::{Directory, Turn};
 
 use std::sync::{
     Arc,
@@ -16,7 +16,11 @@ use std::sync::{
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 
-use crate::{connection_id::ConnectionId, permission::Rules, plain::Plain};
+use crate::{
+    connection_id::ConnectionId,
+    permission::{self, Rules},
+    plain::Plain,
+};
 
 /// What one instance asks of another.
 #[derive(Debug, Clone)]
@@ -104,6 +108,11 @@ impl BusMessage {
                 | BusMessage::ConnSend { frame, .. }
                 | BusMessage::UserSend { frame, .. } => frame.len(),
                 BusMessage::Event { data, .. } => data.bytes(),
+                BusMessage::UserAllow { rules, .. } | BusMessage::UserDeny { rules, .. } => permission::bytes(rules),
+                BusMessage::UserReplaceAllow { computed, .. } => {
+                    let lists = computed.iter().flat_map(|(before, after)| before.iter().chain([after]));
+                    lists.map(|rules| permission::bytes(rules)).sum()
+                }
                 _ => 0,
             }
     }

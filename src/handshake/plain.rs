@@ -77,7 +77,7 @@ impl<D: Door> Talk<'_, D> {
             };
         }
         if let Some(beside) = &self.site.beside
-            && path.starts_with(BESIDE)
+            && path.strip_prefix(BESIDE).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         {
             return self.beside(beside.clone(), parts, body, sender).await;
         }

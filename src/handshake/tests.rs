@@ -235,6 +235,7 @@ async fn a_handshake_becomes_a_websocket() {
             data: Plain::Nil,
             expires_at: None,
             permissions: Default::default(),
+            asked_at: 0,
         }),
         subprotocol: None,
         headers: vec![("Set-Cookie".to_owned(), format!("room={}", request.params[0].1))],

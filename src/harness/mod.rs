@@ -261,6 +261,10 @@ impl Relay {
         let instance = self.instances[&chosen.number].clone();
         // It is counted for good: tests are short, and spread peers evenly.
         std::mem::forget(chosen.count_one());
+        if instance.is_outdated(identity.as_ref()) {
+            let reason = "its permissions have changed: connect again".to_owned();
+            return Err(Refused { code: wire::TRY_AGAIN_LATER, reason });
+        }
         let outbox = Rc::new(Outbox::new(instance.app().limits.outbox, self.dirty.clone()));
         let lane = instance.open(request, identity, subprotocol, outbox.clone());
         let link = Rc::new(Link {

@@ -93,6 +93,12 @@ impl Conn {
         self.permissions.borrow().clone()
     }
 
+    /// Whether it is in a room, or under a pattern, of this name.
+    pub fn is_in(&self, name: &str) -> bool {
+        self.rooms.borrow().iter().any(|room| **room.name() == *name)
+            || self.patterns.borrow().iter().any(|pattern| **pattern == *name)
+    }
+
     /// The names of the rooms that it is in, in the order in which it joined them.
     pub fn rooms(&self) -> Vec<Rc<str>> {
         self.rooms.borrow().iter().map(|room| room.name().clone()).collect()

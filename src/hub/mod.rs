@@ -5,7 +5,7 @@
 mod conn;
 mod room;
 
-pub use crate::bus::Computed;
+pub use crate::bus::{Computed, Turn};
 pub use conn::Conn;
 pub use room::Room;
 
@@ -665,8 +665,9 @@ impl Hub {
         self.ask(others, |done| BusMessage::UserLeave { user: user.clone(), room: room.clone(), done })
     }
 
-    /// Closes every connection of a user, everywhere.
+    /// Closes every connection of a user, everywhere, and has handshakes that are under way ask again.
     pub fn user_disconnect(&self, user: &str, code: u16, reason: &str) -> Applied {
+        drop(self.directory.changing(user));
         for conn in self.user_conns(user) {
             conn.outbox.close(code, reason);
         }
@@ -716,7 +717,21 @@ impl Hub {
         std::mem::take(&mut *self.caused.borrow_mut())
     }
 
-    /// Changes the rules of every live connection of a user, everywhere.
+    /// Resolves when it is the caller's turn to change a user's permissions. Handshakes that are under way are told to ask again.
+    pub fn turn(&self, user: &str) -> impl Future<Output = Turn> + use<> {
+        self.directory.changing(user).lock_owned()
+    }
+
+    /// The number of the last change about anybody.
+    pub fn last_change(&self) -> u64 {
+        self.directory.last_change()
+    }
+
+    pub fn has_changed_since(&self, user: &str, change: u64) -> bool {
+        self.directory.has_changed_since(user, change)
+    }
+
+    /// Changes the rules of every live connection of a user, everywhere. The caller has its turn.
     pub fn change_rules(&self, user: &str, change: Change) -> Applied {
         self.change_rules_here(user, &change);
         let others = self.others(self.directory.user_places(user));

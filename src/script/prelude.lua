@@ -66,16 +66,20 @@ local function rounds(name, begin, round, finish)
   local waited = waits(name, round)
   return function(of, fn)
     local change, computed = begin(of, fn), {}
-    while true do
-      local unknown = waited(change, computed)
-      if #unknown == 0 then
-        finish(change)
-        return true
-      end
-      for _, before in unknown do
-        insert(computed, { before, (fn(before and clone(before) or {})) })
-      end
+    local ok, problem = raw_pcall(function()
+      repeat
+        local unknown = waited(change, computed)
+        for _, before in unknown do
+          insert(computed, { before, (fn(before and clone(before) or {})) })
+        end
+      until #unknown == 0
+    end)
+    -- Others have their turn, whatever has become of this.
+    finish(change)
+    if not ok then
+      error(problem, 0)
     end
+    return true
   end
 end
 

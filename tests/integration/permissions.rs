@@ -342,6 +342,221 @@ fn wrong_arguments_and_closed_connections_are_told_in_the_words_of_the_script() 
     );
 }
 
+#[test]
+fn a_revocation_that_causes_the_next_one_ends_neither_the_process_nor_the_others_turn() {
+    check(
+        r#"
+        function app.authenticate(request) return { id = request.query.name } end
+        local function again(conn)
+          local user = relay.user(conn.user.id)
+          user:set_allow({ "join r" })
+          conn:join("r")
+          user:set_allow({})
+        end
+        function app.on_message(conn, text) if text == "go" then again(conn) else conn:send("here") end end
+        function app.on_revoked(conn)
+          conn.state.n = (conn.state.n or 0) + 1
+          if conn.state.n < 3000 then again(conn) else conn:send(tostring(conn.state.n)) end
+        end
+        "#,
+        "
+        ann opens
+        bob opens
+        ann > go
+        bob > still there?
+        bob < here
+        1s pass
+        ann < 3000
+        ",
+    );
+}
+
+#[test]
+fn changes_from_several_instances_at_once_come_in_one_order_everywhere() {
+    run(async {
+        let scene = Scene::with(
+            r#"
+            function app.authenticate(request) return { id = request.query.name } end
+            function app.on_message(conn, text)
+              if text == "all" then relay.emit("change") else conn:send(tostring(select(2, conn:can("join", "x")))) end
+            end
+            function app.on_event()
+              relay.user("ann"):set_allow({ "join *", "from " .. relay.instance.index })
+              relay.user("ann"):update_allow(function(list) table.insert(list, 1, "join x") return list end)
+              relay.user("ann"):set_deny({ "join x", "by " .. relay.instance.index })
+            end
+            "#,
+            |app| app.instances = 3,
+        )
+        .await;
+        let mut peers = Vec::new();
+        for _ in 0..6 {
+            peers.push(scene.relay.connect("/app/x?name=ann").await.unwrap());
+        }
+        for round in 0..20 {
+            peers[round % 6].send("all");
+            scene.relay.advance(Duration::from_millis(50)).await;
+            let lists: Vec<String> = peers
+                .iter()
+                .map(|peer| {
+                    ["from 1", "from 2", "from 3", "by 1", "by 2", "by 3"]
+                        .iter()
+                        .map(|rule| rule.split_once(' ').unwrap())
+                        .map(|(action, of)| format!("{}", peer.can(action, of)))
+                        .collect::<Vec<_>>()
+                        .join(" ")
+                })
+                .collect();
+            assert!(lists.iter().all(|list| *list == lists[0]), "round {round}: {lists:#?}");
+        }
+    });
+}
+
+#[test]
+fn an_update_whose_function_raises_gives_others_their_turn() {
+    check(
+        r#"
+        function app.authenticate() return { id = "ann", allow = { "join a" } } end
+        function app.on_message(conn, text)
+          if text == "raise" then
+            local ok, err = pcall(function() relay.user("ann"):update_allow(function() error("no") end) end)
+            return conn:send(tostring(ok) .. " " .. tostring(err):match("[^:]*$"))
+          end
+          if text == "nil" then
+            local ok, err = pcall(function() relay.user("ann"):update_allow(function() end) end)
+            return conn:send(tostring(ok) .. " " .. tostring(err):match("list must be[^,]*"))
+          end
+          if text == "slow" then
+            relay.user("ann"):update_allow(function(list) relay.sleep(5) table.insert(list, "join slow") return list end)
+          else
+            relay.user("ann"):update_allow(function(list) table.insert(list, "join " .. text) return list end)
+          end
+          conn:send(tostring(conn:can("join", "slow")) .. " " .. tostring(conn:can("join", "quick")))
+        end
+        "#,
+        r#"
+        ann opens
+        bob opens
+        ann > raise
+        ann < false  no
+        ann > nil
+        ann < false list must be a list of rules such as "join room.*"
+        ann > slow
+        bob > quick
+        6s pass
+        ann < true false
+        bob < true true
+        "#,
+    );
+}
+
+#[test]
+fn a_handshake_that_is_under_way_asks_again_after_a_change() {
+    check(
+        r#"
+        function app.authenticate(request)
+          local rules = relay.shared.get("rules") or { "join r" }
+          if request.query.name then relay.sleep(2) end
+          return { id = "ann", allow = rules }
+        end
+        function app.on_open(conn)
+          if conn.query.name then return conn:send(tostring(conn:join("r"))) end
+          relay.after(1, function()
+            relay.shared.set("rules", {})
+            relay.user("ann"):set_allow({})
+          end)
+        end
+        "#,
+        "
+        ann opens /app/x
+        early is refused 1013 its permissions have changed
+        late opens
+        late < false
+        ",
+    );
+}
+
+#[test]
+fn an_identity_that_is_over_lets_nobody_in() {
+    check(
+        r#"
+        function app.authenticate() return { id = "ann", expires_at = relay.now() - 5 } end
+        function app.on_open(conn) error("nobody comes here") end
+        "#,
+        "ann is refused 4401 the identity has expired",
+    );
+}
+
+#[test]
+fn what_it_is_in_again_is_not_told_as_revoked() {
+    check(
+        r#"
+        function app.authenticate() return "ann" end
+        function app.on_open(conn) conn:join("r") conn:join("s") end
+        function app.on_message(conn)
+          relay.user("ann"):set_allow({})
+          relay.user("ann"):set_allow({ "join r" })
+          conn:join("r")
+          conn:send(table.concat(conn:rooms(), ","))
+        end
+        function app.on_revoked(conn, room) conn:send("revoked " .. room) end
+        "#,
+        "
+        ann opens
+        ann > now
+        ann < r
+        ann < revoked s
+        ",
+    );
+}
+
+#[test]
+fn what_migrate_conn_causes_is_told() {
+    run(async {
+        let body = |version: u32| {
+            format!(
+                "app.version = {version}
+                function app.authenticate() return 'ann' end
+                function app.on_open(conn) conn.state.x = 1 conn:join('r') end
+                function app.on_message(conn) conn:send('hi') end
+                function app.migrate(state) return state end
+                function app.migrate_conn(state)
+                  for _, conn in relay.connections() do conn:identify({{ id = 'ann', allow = {{}} }}) end
+                  return state
+                end
+                function app.on_revoked(conn, room) conn:send('revoked ' .. room) end"
+            )
+        };
+        let scene = Scene::of(&body(1)).await;
+        let peer = scene.peer("ann").await;
+        scene.reloads(&body(2)).await;
+        scene.relay.advance(Duration::from_secs(1)).await;
+        assert_eq!(peer.receive_text().as_deref(), Some("revoked r"));
+    });
+}
+
+#[test]
+fn a_list_has_a_bound_in_bytes() {
+    check(
+        r#"
+        function app.on_open(conn)
+          local list = {}
+          for n = 1, 200 do list[n] = "join " .. string.rep("a.", 100) .. n end
+          local ok, err = pcall(function() relay.user("ann"):set_allow(list) end)
+          conn:send(err:match("must have .*"))
+          for n = 201, 1025 do list[n] = "join a" .. n end
+          ok, err = pcall(function() relay.user("ann"):set_allow(list) end)
+          conn:send(err:match("must have .*"))
+        end
+        "#,
+        "
+        ann opens
+        ann < must have at most 32768 bytes of rules, got 41492
+        ann < must have at most 1024 rules, got 1025
+        ",
+    );
+}
+
 // ── against a model ──
 
 const ROOMS: [&str; 4] = ["a", "a.x", "a.y", "b"];

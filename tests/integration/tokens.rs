@@ -10,7 +10,7 @@ use moonwire::{
 use crate::{
     net::{allow, response, serve},
     scene::Scene,
-    support::{Relay, configure_app, real},
+    support::{Relay, configure_app, eventually, real},
 };
 
 /// Public keys of the pairs below; `old` is for encryption, `secret` a shared one: neither may be used.
@@ -106,6 +106,68 @@ fn a_key_set_is_a_file_of_the_scripts_folder() {
 }
 
 #[test]
+fn keys_of_different_kinds_may_share_an_id() {
+    run(async {
+        let scene = scene(
+            r#"
+            function app.on_message(conn)
+              conn:send(verify(token(ec, "ES256", "k"), "keys.json") .. " " .. verify(token(ed, "EdDSA", "k"), "keys.json"))
+            end
+            "#,
+        )
+        .await;
+        let set = SET.replace("\"ec\"", "\"k\"").replace("\"ed\"", "\"k\"");
+        std::fs::write(scene.script.with_file_name("keys.json"), set).unwrap();
+        let peer = scene.peer("ann").await;
+        assert_eq!(scene.ask(&peer, "x").await, "ann ann");
+    });
+}
+
+#[test]
+fn a_server_that_hangs_is_asked_once_and_locks_nobody_out() {
+    real(async {
+        let (asked, hangs) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+        let (count, is_hanging) = (asked.clone(), hangs.clone());
+        let addr = serve(move |_, _| {
+            count.set(count.get() + 1);
+            if is_hanging.get() { None } else { response("200 OK", "", SET) }
+        })
+        .await;
+        let body = format!(
+            r#"{KEYS}
+            function app.authenticate(request)
+              relay.sleep(0.01)
+              local who = verify(token(ec, "ES256", request.query.kid), "http://{addr}/keys")
+              if who ~= "ann" then return nil, who end
+              return {{ id = who }}
+            end
+            function app.on_message(conn) conn:send(conn.user.id) end
+            "#
+        );
+        let relay = Relay::with(&body, |config| {
+            configure_app(config, |app| {
+                allow(app, addr);
+                app.limits.jwks_cache = std::time::Duration::from_millis(200);
+            });
+        })
+        .await;
+        assert_eq!(relay.peer("/app/x?kid=ec").await.ask("who").await, "ann");
+        hangs.set(true);
+        let begun = std::time::Instant::now();
+        eventually("the set is old", async || begun.elapsed() > std::time::Duration::from_millis(250)).await;
+        let before = asked.get();
+        // The old set serves at once, while one request is under way for all of them.
+        let begun = std::time::Instant::now();
+        for _ in 0..20 {
+            assert_eq!(relay.peer("/app/x?kid=ec").await.ask("who").await, "ann");
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert_eq!(asked.get(), before + 1);
+        relay.stop().await;
+    });
+}
+
+#[test]
 fn mistakes_about_key_sets_raise() {
     check(
         r#"
@@ -162,7 +224,7 @@ fn a_key_set_of_a_server_is_kept_and_serves_while_the_server_is_away() {
         }
         assert!((1..=3).contains(&asked.get()), "{} requests", asked.get());
         up.set(false);
-        crate::support::eventually("the set is asked for again", async || {
+        eventually("the set is asked for again", async || {
             assert_eq!(relay.peer("/app/x?kid=ec").await.ask("who").await, "ann");
             asked.get() > 3
         })

@@ -3,14 +3,15 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
+    os::unix::fs::MetadataExt,
     path::{Component, Path},
     rc::Rc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use mlua::{Function, IntoLuaMulti, Lua, LuaString, MultiValue, Result, Table, Value};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     jwt::{self, Algorithm, Claims, DecodingKey, Family, KeySet, Keys, Token, Wanted, Why},
@@ -31,7 +32,8 @@ const VERIFY: &str = "relay.jwt.verify(token, options)";
 const SIGN: &str = "relay.jwt.sign(claims, options)";
 
 /// How long a fetch of a key set may take.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Shorter than authenticate waits (`limits.authenticate_timeout`, 5 s), so that its answer tells why.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 /// A key that is not in the set may have come since; it is looked for again, but not each time somebody makes one up.
 const FETCH_AGAIN: Duration = Duration::from_secs(30);
 /// A larger file is no key set.
@@ -47,10 +49,13 @@ pub struct KeySets {
 }
 
 struct ReadFile {
-    changed: SystemTime,
-    length: u64,
+    is: FileIs,
     set: Rc<KeySet>,
 }
+
+/// What tells one state of a file from another, also where a copy keeps its times: its number, and when it was last
+/// changed in any way.
+type FileIs = (u64, i64, i64, u64);
 
 struct Fetched {
     /// None until a first fetch has been good.
@@ -58,6 +63,8 @@ struct Fetched {
     good_at: Instant,
     tried_at: Instant,
     why: String,
+    /// Told when the request that is under way has been answered; None if there is none.
+    pending: Option<Rc<Notify>>,
 }
 
 /// Registers all but what needs the network.
@@ -65,7 +72,7 @@ pub fn register(lua: &Lua, relay: &Table, context: &Rc<Context>) -> Result<()> {
     let jwt = lua.create_table()?;
     let (of, sets) = (context.clone(), Rc::<KeySets>::default());
     let verify = lua.create_function(move |lua, (token, options): (Value, Value)| {
-        match begin(lua, &of, &sets, &token, &options)? {
+        match begin(lua, &of, &sets, None, &token, &options)? {
             Begun::Done(values) => Ok(values),
             Begun::Fetch { .. } => Err(args::mistake(VERIFY, "a key set cannot be fetched here")),
         }
@@ -90,7 +97,7 @@ pub fn register_waiting(
 ) -> Result<()> {
     let (of, out, sets) = (host.clone(), outgoing.clone(), sets.clone());
     let verify = lua.create_function(move |lua, (token, options): (Value, Value)| {
-        let (url, token, asked) = match begin(lua, &of.context, &sets, &token, &options)? {
+        let (url, token, asked) = match begin(lua, &of.context, &sets, Some(&out), &token, &options)? {
             Begun::Done(mut values) => {
                 values.push_front(Value::Boolean(true));
                 return Ok(values);
@@ -98,9 +105,9 @@ pub fn register_waiting(
             Begun::Fetch { url, token, asked } => (url, token, asked),
         };
         of.running(VERIFY)?;
-        let (out, sets, context) = (out.clone(), sets.clone(), of.context.clone());
+        let (sets, context) = (sets.clone(), of.context.clone());
         of.wait(async move {
-            sets.fetch(&url, &out).await;
+            sets.answered(&url).await;
             Waited::Make(Box::new(move |lua| match sets.fetched(&url) {
                 Ok(set) => told(lua, asked.verify(lua, &token, &Keys::Set(&set), &context)?),
                 Err(why) => refusal(lua, why),
@@ -118,13 +125,30 @@ fn told(lua: &Lua, verified: std::result::Result<Table, Why>) -> Result<MultiVal
     }
 }
 
+/// What a set is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wants {
+    Nothing,
+    /// It is old.
+    Newer,
+    /// A key that is not in it, and may have come since.
+    Key,
+}
+
 /// How far a verification comes without waiting.
 enum Begun {
     Done(MultiValue),
     Fetch { url: String, token: Box<[u8]>, asked: Verification },
 }
 
-fn begin(lua: &Lua, context: &Context, sets: &KeySets, token: &Value, options: &Value) -> Result<Begun> {
+fn begin(
+    lua: &Lua,
+    context: &Context,
+    sets: &Rc<KeySets>,
+    outgoing: Option<&Rc<Outgoing>>,
+    token: &Value,
+    options: &Value,
+) -> Result<Begun> {
     let asked = Verification::read(options)?;
     let token = match token {
         Value::Nil => return refusal(lua, Why::BadToken.as_str()).map(Begun::Done),
@@ -148,7 +172,13 @@ fn begin(lua: &Lua, context: &Context, sets: &KeySets, token: &Value, options: &
         Err(why) => return done(Err(why)),
     };
     let Some(kid) = kid else { return done(Err(Why::MissingKid)) };
-    if sets.must_fetch(source, &kid, context.app.limits.jwks_cache) {
+    // A set that is old serves while a newer one is on its way; only what it lacks is waited for.
+    let wants = sets.wants(source, &kid, context.app.limits.jwks_cache);
+    if wants != Wants::Nothing {
+        let Some(outgoing) = outgoing else { return Err(args::mistake(VERIFY, "a key set cannot be fetched here")) };
+        sets.fetch(source, outgoing);
+    }
+    if wants == Wants::Key {
         return Ok(Begun::Fetch { url: source.clone(), token: (*token).into(), asked });
     }
     match sets.fetched(source) {
@@ -173,13 +203,11 @@ impl KeySets {
             return Err(problem("leads out of the script's folder"));
         }
         let about = std::fs::metadata(&path).map_err(cannot)?;
-        let (changed, length) = (about.modified().map_err(cannot)?, about.len());
-        if let Some(read) =
-            self.files.borrow().get(name).filter(|read| (read.changed, read.length) == (changed, length))
-        {
+        let is = (about.ino(), about.ctime(), about.ctime_nsec(), about.len());
+        if let Some(read) = self.files.borrow().get(name).filter(|read| read.is == is) {
             return Ok(read.set.clone());
         }
-        if !about.is_file() || length > FILE_BYTES_MAX {
+        if !about.is_file() || about.len() > FILE_BYTES_MAX {
             return Err(problem(&format!("is no file of at most {FILE_BYTES_MAX} bytes")));
         }
         let set = Rc::new(KeySet::parse(&std::fs::read(&path).map_err(cannot)?).map_err(|why| problem(&why))?);
@@ -187,15 +215,54 @@ impl KeySets {
         if files.len() >= SETS_MAX {
             files.clear();
         }
-        files.insert(name.into(), ReadFile { changed, length, set: set.clone() });
+        files.insert(name.into(), ReadFile { is, set: set.clone() });
         Ok(set)
     }
 
-    fn must_fetch(&self, url: &str, kid: &str, keep: Duration) -> bool {
+    fn wants(&self, url: &str, kid: &str, keep: Duration) -> Wants {
         let fetched = self.fetched.borrow();
-        let Some(known) = fetched.get(url) else { return true };
-        let is_good = known.set.as_ref().is_some_and(|set| known.good_at.elapsed() < keep && set.has(kid));
-        !is_good && known.tried_at.elapsed() >= FETCH_AGAIN.min(keep)
+        let Some(known) = fetched.get(url) else { return Wants::Key };
+        let has = known.set.as_ref().is_some_and(|set| set.has(kid));
+        let may_ask = known.pending.is_some() || known.tried_at.elapsed() >= FETCH_AGAIN.min(keep);
+        match has {
+            false if may_ask => Wants::Key,
+            true if may_ask && known.good_at.elapsed() >= keep => Wants::Newer,
+            _ => Wants::Nothing,
+        }
+    }
+
+    /// Asks for a set, unless somebody has. It goes on whatever becomes of who asked.
+    fn fetch(self: &Rc<KeySets>, url: &str, outgoing: &Rc<Outgoing>) {
+        let now = Instant::now();
+        let mut fetched = self.fetched.borrow_mut();
+        if fetched.len() >= SETS_MAX && !fetched.contains_key(url) {
+            fetched.retain(|_, known| known.pending.is_some());
+        }
+        let known = fetched.entry(url.into()).or_insert_with(|| Fetched {
+            set: None,
+            good_at: now,
+            tried_at: now,
+            why: String::new(),
+            pending: None,
+        });
+        if known.pending.is_some() {
+            return;
+        }
+        known.tried_at = now;
+        known.pending = Some(Rc::default());
+        let (sets, url, outgoing) = (self.clone(), url.to_owned(), outgoing.clone());
+        tokio::task::spawn_local(async move { sets.ask(&url, &outgoing).await });
+    }
+
+    /// Resolves when nothing is under way any more.
+    async fn answered(&self, url: &str) {
+        loop {
+            let pending = self.fetched.borrow().get(url).and_then(|known| known.pending.clone());
+            match pending {
+                Some(pending) => pending.notified().await,
+                None => return,
+            }
+        }
     }
 
     /// The last set that could be fetched.
@@ -205,7 +272,7 @@ impl KeySets {
         fetched.get(url).and_then(|known| known.set.clone()).ok_or_else(|| format!("jwks: {url}: {}", why()))
     }
 
-    async fn fetch(&self, url: &str, outgoing: &Outgoing) {
+    async fn ask(&self, url: &str, outgoing: &Outgoing) {
         let asked = Asked {
             method: "GET".to_owned(),
             url: url.to_owned(),
@@ -220,16 +287,10 @@ impl KeySets {
         };
         let now = Instant::now();
         let mut fetched = self.fetched.borrow_mut();
-        if fetched.len() >= SETS_MAX && !fetched.contains_key(url) {
-            fetched.clear();
+        let Some(known) = fetched.get_mut(url) else { return };
+        if let Some(pending) = known.pending.take() {
+            pending.notify_waiters();
         }
-        let known = fetched.entry(url.into()).or_insert_with(|| Fetched {
-            set: None,
-            good_at: now,
-            tried_at: now,
-            why: String::new(),
-        });
-        known.tried_at = now;
         match answer {
             Ok(set) => {
                 known.set = Some(Rc::new(set));

@@ -1,12 +1,13 @@
 //! `relay.user(id)`: all connections of one user, over all instances of the app.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::RefCell, rc::Rc};
 
 use mlua::{Function, IntoLuaMulti, Lua, Table, UserDataMethods, UserDataRef, Value};
 
 use crate::{
-    hub::{Change, Computed, Hub},
+    hub::{Change, Computed, Hub, Turn},
     permission::{self, Rules},
+    plain::Plain,
     script::{
         api::{
             Waiting,
@@ -68,7 +69,7 @@ pub fn register(lua: &Lua, relay: &Table, host: &Rc<Host>, waiting: &Waiting) ->
     let disconnect: Function = waits.call(("user:disconnect", begin))?;
     let set_allow = changes_rules(lua, host, waits, "set_allow", Change::Allow)?;
     let set_deny = changes_rules(lua, host, waits, "set_deny", Change::Deny)?;
-    let update_allow = update_allow(lua, host, &waiting.rounds)?;
+    let update_allow = update_allow(lua, host, waits, &waiting.rounds)?;
     lua.register_userdata_type::<UserRef>(|user| {
         use mlua::UserDataFields;
         user.add_meta_field("__type", "user");
@@ -141,25 +142,38 @@ fn changes_rules(
     let begin = lua.create_function(move |_, (user, list): (Value, Value)| {
         of.running(&function)?;
         let user = id_of(&function, &user)?;
-        let rules = rules_of(&function, &list)?;
-        let done = of.wait_applied(of.context.hub.change_rules(&user, change(rules)))?;
-        Ok((done, done))
+        let change = change(rules_of(&function, &list)?);
+        let hub = of.context.hub.clone();
+        let turn = hub.turn(&user);
+        of.wait(async move {
+            let _turn = turn.await;
+            hub.change_rules(&user, change).wait().await;
+            Waited::Return(vec![Plain::Bool(true)])
+        })?;
+        Ok(false)
     })?;
     waits.call((format!("user:{name}"), begin))
 }
 
 /// `user:update_allow(fn)`: rounds of asking for lists and computing new ones, until no connection has one that `fn` has
 /// not seen. The prelude calls `fn` in between.
-fn update_allow(lua: &Lua, host: &Rc<Host>, rounds: &Function) -> mlua::Result<Function> {
+fn update_allow(lua: &Lua, host: &Rc<Host>, waits: &Function, rounds: &Function) -> mlua::Result<Function> {
     const NAME: &str = "user:update_allow(fn)";
     let of = host.clone();
-    let begin = lua.create_function(move |lua, (user, compute): (Value, Value)| {
+    let begin = lua.create_function(move |_, (user, compute): (Value, Value)| {
         of.running(NAME)?;
         let user = id_of(NAME, &user)?;
         let Value::Function(_) = compute else { return Err(args::wrong(NAME, "fn", "a function", &compute)) };
         let hub = of.context.hub.clone();
-        lua.create_any_userdata(GoingOn { change: hub.new_change(), user, hub, ended: Cell::new(false) })
+        let turn = hub.turn(&user);
+        of.wait(async move {
+            let turn = RefCell::new(Some(turn.await));
+            let going_on = GoingOn { change: hub.new_change(), user, hub, turn };
+            Waited::Make(Box::new(move |lua| lua.create_any_userdata(going_on)?.into_lua_multi(lua)))
+        })?;
+        Ok(false)
     })?;
+    let begin: Function = waits.call(("user:update_allow", begin))?;
     let of = host.clone();
     let round = lua.create_function(move |lua, (change, computed): (UserDataRef<GoingOn>, Table)| {
         let computed = computed_of(NAME, &computed)?;
@@ -185,12 +199,13 @@ struct GoingOn {
     change: u64,
     user: Box<str>,
     hub: Rc<Hub>,
-    ended: Cell<bool>,
+    /// None once it has ended.
+    turn: RefCell<Option<Turn>>,
 }
 
 impl GoingOn {
     fn end(&self) {
-        if !self.ended.replace(true) {
+        if self.turn.take().is_some() {
             self.hub.end_change(&self.user, self.change);
         }
     }

@@ -872,7 +872,7 @@ assert(conn:join("room.8"))"#,
             tells of each.",
         arguments: &[(
             "fn",
-            "Gets a copy of the list, an empty one if there is none, and returns the new list. It may not wait.",
+            "Gets a copy of the list, an empty one if there is none, and returns the new list. It may wait; other changes of this user wait for it.",
         )],
         results: "`true` once all instances have applied it, also if the user has no connection; then `fn` is not \
             called.",
