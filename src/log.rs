@@ -231,9 +231,10 @@ impl Lines {
         let now = self.clock.monotonic();
         self.tell_repeats(&mut state, now);
         if target == SCRIPT {
-            let app = fields.get("app");
+            // Of another generation it is news: the mistake has not been mended.
             let same = |repeat: &&mut Repeat| {
-                repeat.level == level && repeat.message == message && repeat.fields.get("app") == app
+                let alike = |name: &str| repeat.fields.get(name) == fields.get(name);
+                repeat.level == level && repeat.message == message && alike("app") && alike("generation")
             };
             if let Some(repeat) = state.repeats.iter_mut().find(same) {
                 repeat.count += 1;

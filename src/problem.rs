@@ -144,7 +144,13 @@ fn named_in(message: &str, line: &str) -> Option<(usize, usize)> {
             // Only a name can be part of a longer name.
             !name.chars().all(is_word) || !(before.is_some_and(is_word) || after.is_some_and(is_word))
         };
-        let at = line.match_indices(name).map(|(at, _)| at).find(whole)?;
+        let all: Vec<usize> = line.match_indices(name).map(|(at, _)| at).filter(whole).collect();
+        // What is looked up stands behind a dot or a colon; of several nobody can say which is meant.
+        let looked_up: Vec<usize> = all.iter().copied().filter(|at| line[..*at].ends_with(['.', ':'])).collect();
+        let at = match (&all[..], &looked_up[..]) {
+            ([only], _) | (_, [only]) => *only,
+            _ => return None,
+        };
         Some((line[..at].chars().count(), name.chars().count()))
     })
 }
@@ -155,7 +161,7 @@ fn maybe_path_as_text<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> R
 
 /// What usually is the matter where Lua or the relay says this.
 fn hint(message: &str) -> Option<&'static str> {
-    const HINTS: [(&str, &str); 18] = [
+    const HINTS: [(&str, &str); 20] = [
         (
             "attempt to call a nil value",
             "no function of this name is there: look for a typing mistake, or a missing `local … = require(…)`",
@@ -186,6 +192,8 @@ fn hint(message: &str) -> Option<&'static str> {
             "a loop without an end? Long work can give way with relay.sleep(0), or the limit be raised",
         ),
         ("call it with a colon", "write value:method(…), with a colon, and not value.method(…)"),
+        (": relay.room(", "functions of relay are called with a dot: relay.room(…)"),
+        (": relay.user(", "functions of relay are called with a dot: relay.user(…)"),
         ("must be a string, got table", "a table is sent with send_json or publish_json"),
         ("must be a string, got nil", "the value is nil here: check it with `if`, or print it"),
         (

@@ -492,8 +492,25 @@ impl Instance {
         }
         match ran {
             Ran::Done(values) => {
-                let values = self.checked(generation, &job).map(|()| values);
-                self.finish(generation, job, values);
+                let checked = self.checked(generation, &job);
+                let (lane, callback) = (job.lane().cloned(), job.callback());
+                if let Err(error) = &checked {
+                    self.log(generation, &job, error);
+                }
+                self.finish(generation, job, Ok(values));
+                // The callback itself has done its work: what it left is told, and undoes nothing.
+                if let Err(error) = checked
+                    && callback != "on_error"
+                {
+                    match lane.filter(|lane| !lane.closed.get()) {
+                        Some(lane) if self.current().vm.callback("on_error").is_some() => {
+                            lane.push_first(Told::Error { error, callback });
+                            self.go_on(&lane);
+                        }
+                        Some(_) => {}
+                        None => self.on_error(error, callback),
+                    }
+                }
             }
             Ran::Failed(error) => self.finish(generation, job, Err(error)),
             Ran::Waits(suspended) => {
@@ -846,11 +863,11 @@ impl Instance {
         }
         if let Some(previous) = previous {
             let mut copier = script::plain::Copier::default();
-            let state = previous.vm.check_state(&mut copier)?;
+            let state = previous.vm.check_state(&mut copier).map_err(|error| error.kept_by(previous.number()))?;
             vm.migrated(&state, previous.vm.version())?;
             // Tables may come and go between two batches; only what is found without a pause refuses the reload.
             if self.check_states(&previous, true).await.is_err() {
-                self.check_states(&previous, false).await?;
+                self.check_states(&previous, false).await.map_err(|error| error.kept_by(previous.number()))?;
             }
         }
         let prepared = Prepared { version: vm.version(), callbacks: vm.callbacks() };

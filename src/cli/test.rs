@@ -13,7 +13,7 @@ use super::{
     ConfigFile, FAILED, Failure, MISTAKE, OK, Status, Streams, colour_wanted, config_file, load_config, shown,
 };
 use crate::{
-    config::Config,
+    config::{Config, parse_duration},
     reload::Watcher,
     testing::{self, FileResult},
     visible::visible_but,
@@ -33,6 +33,9 @@ pub(super) struct Options {
     /// Write the results into this file too, in the form of JUnit
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
+    /// Real time that one case may take
+    #[arg(long, default_value = "30s", value_name = "DURATION")]
+    timeout: String,
     /// Name every case, not only those that fail
     #[arg(short, long)]
     verbose: bool,
@@ -61,9 +64,11 @@ pub(super) fn run(options: Options, before: Option<PathBuf>, streams: &mut Strea
 fn once(options: &Options, config: &Arc<Config>, streams: &mut Streams) -> Result<Status, Failure> {
     let files = testing::files(config)
         .map_err(|error| Failure::Told(MISTAKE, format!("the folder of a script cannot be read: {error}")))?;
+    let timeout = parse_duration(&options.timeout).map_err(|why| Failure::Told(MISTAKE, format!("--timeout {why}")))?;
+    let how = testing::Options { filter: options.filter.clone(), timeout, ..testing::Options::default() };
     let begun = Instant::now();
     let mut told = Ok(());
-    let results = testing::run(config, &files, &options.filter, testing::threads(), |result| {
+    let results = testing::run(config, &files, &how, |result| {
         if told.is_ok() {
             told = tell(result, options.verbose, streams);
         }
@@ -72,7 +77,8 @@ fn once(options: &Options, config: &Arc<Config>, streams: &mut Streams) -> Resul
     told?;
     if let Some(file) = &options.junit {
         let write = fs::write(file, testing::junit(&results));
-        write.map_err(|error| Failure::Told(MISTAKE, format!("{}: {error}", shown(file))))?;
+        write
+            .map_err(|error| Failure::Told(MISTAKE, format!("--junit {}: cannot be written: {error}", shown(file))))?;
     }
     let ran = results.iter().any(|result| !result.cases.is_empty() || result.problem.is_some());
     if !ran {
@@ -119,6 +125,14 @@ fn tell(result: &FileResult, verbose: bool, streams: &mut Streams) -> std::io::R
                 )?;
             }
             None => {}
+        }
+        if let Some(note) = &case.note {
+            let name = visible_but(&case.name, &[]);
+            writeln!(
+                streams.out,
+                "note: \"{name}\" passed, and its script raised (app:log() would have told):\n{}",
+                indented(note)
+            )?;
         }
     }
     Ok(())

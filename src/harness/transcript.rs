@@ -115,6 +115,13 @@ impl<'a> Transcript<'a> {
         if let Some(expected) = rest.strip_prefix("is refused ") {
             return self.open(name, "", Some(expected)).await;
         }
+        let verbs = ["> ", "< ", "closes", "vanishes", "is closed "];
+        if rest != ">" && rest != "<" && !verbs.iter().any(|verb| rest.starts_with(verb)) {
+            return Err(self.failure(
+                "this is no line of a transcript; there are: ann opens, ann > text, ann < text, ann closes 4000 why, ann vanishes, \
+                 ann is closed 4000, ann is refused 401, 1.5s pass, reload",
+            ));
+        }
         let Some(peer) = self.peers.get(name).cloned() else {
             return Err(self.failure(&format!("{name} has not opened")));
         };

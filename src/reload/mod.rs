@@ -227,7 +227,11 @@ pub fn log(report: &Report) {
     }
     if let Some(config) = &report.config {
         match &config.error {
-            Some(error) => tracing::error!("{}: not taken over: {error}", config.file.display()),
+            Some(error) => {
+                let (first, rest) = error.split_once('\n').unwrap_or((error, ""));
+                let more = (!rest.is_empty()).then_some(rest);
+                tracing::error!(traceback = more, "{}: not taken over: {first}", config.file.display());
+            }
             None if !config.applied.is_empty() => {
                 tracing::info!(applied = config.applied.join(", "), "{}: taken over", config.file.display());
             }

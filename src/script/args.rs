@@ -81,6 +81,9 @@ pub fn duration(function: &str, argument: &str, value: &Value) -> Result<Duratio
             )
         });
     }
+    if !matches!(value, Value::Integer(_) | Value::Number(_)) {
+        return Err(wrong(function, argument, "seconds, or a string such as \"30s\"", value));
+    }
     let seconds = number(function, argument, value)?;
     Duration::try_from_secs_f64(seconds).map_err(|_| {
         let what = if seconds < 0.0 { "must not be negative" } else { "is too long" };

@@ -81,6 +81,14 @@ impl ScriptError {
         }
     }
 
+    /// Of a state that cannot be carried over: whose it is, and what is to be done.
+    pub fn kept_by(mut self, generation: u64) -> ScriptError {
+        self.message.push_str(&format!(
+            " (the running generation {generation} keeps it there: no reload goes through until its code has taken it out, or the relay is started anew)"
+        ));
+        self
+    }
+
     /// The same with the frames of `traceback` (as `debug.traceback` gives them), for an error that had none.
     pub fn with_traceback(mut self, traceback: &str) -> ScriptError {
         if self.traceback.is_empty() {

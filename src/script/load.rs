@@ -237,6 +237,7 @@ pub(super) fn check(sources: &Sources, returned: &Value) -> Result<Module, Scrip
         )));
     };
     let mut module = Module { callbacks: Default::default(), version: 1 };
+    let mut almost = None;
     for pair in table.pairs::<Value, Value>() {
         let (key, value) = pair.map_err(|error| ScriptError::from_lua(&error))?;
         let Some(name) = key.as_string().map(|key| key.to_string_lossy()) else { continue };
@@ -265,9 +266,21 @@ pub(super) fn check(sources: &Sources, returned: &Value) -> Result<Module, Scrip
             let nearest = CALLBACKS.iter().max_by(|a, b| strsim::jaro(a, &name).total_cmp(&strsim::jaro(b, &name)));
             let nearest = nearest.expect("the list is not empty");
             return Err(mistake(sources, &name, &format!("there is no callback `{name}`; did you mean `{nearest}`?")));
+        } else if let Some(meant) = meant_by(&name).filter(|_| value.is_function()) {
+            // Scripts may have functions of their own, but this one looks like a slip.
+            let slip = mistake(
+                sources,
+                &name,
+                &format!("`{name}` is no callback and is never called; did you mean `{meant}`?"),
+            );
+            tracing::warn!("{slip}");
+            almost = Some(slip);
         }
     }
     if module.callbacks.iter().all(Option::is_none) {
+        if let Some(slip) = almost {
+            return Err(slip);
+        }
         return Err(ScriptError::load(format!(
             "{}: the script has no callback; give it at least one of {}",
             sources.script.display(),
@@ -275,6 +288,13 @@ pub(super) fn check(sources: &Sources, returned: &Value) -> Result<Module, Scrip
         )));
     }
     Ok(module)
+}
+
+/// The callback that a function of this name was probably meant to be.
+fn meant_by(name: &str) -> Option<&'static str> {
+    let plain = |name: &str| name.replace('_', "").to_lowercase();
+    let near = |known: &&&str| plain(known) == plain(name) || strsim::jaro_winkler(known, name) > 0.95;
+    CALLBACKS.iter().find(near).copied()
 }
 
 /// A mistake about the field `name`, at the first line of the script that says that name.

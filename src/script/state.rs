@@ -210,8 +210,8 @@ impl Shelf {
         let from = self.generations.borrow().iter().find(|states| states.epoch == owner).cloned();
         let Some(from) = from else { return Ok(()) };
         let Some(table) = from.table(conn.slot).map_err(|error| ScriptError::from_lua(&error))? else { return Ok(()) };
-        let path = format!("conn.state of connection {}", conn.text);
-        copier.copy(&Value::Table(table), &path).map(drop).map_err(|error| ScriptError::raised(error.to_string()))
+        let copied = copier.copy(&Value::Table(table), "conn.state").map(drop);
+        copied.map_err(|error| ScriptError::raised(format!("{error} (connection {})", conn.text)))
     }
 
     /// Forgets a connection's state everywhere; what scripts still hold of the connection keeps its last one.

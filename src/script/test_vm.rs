@@ -5,7 +5,7 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mlua::{FromLuaMulti, Function, IntoLuaMulti, Lua, MultiValue, Table};
@@ -115,8 +115,9 @@ impl TestVm {
         self.runner.load(&chunk, ()).await.map(drop)
     }
 
-    /// Runs a function to its end, over all its waits.
-    pub async fn run(&self, function: &Function, args: impl IntoLuaMulti) -> Result<(), ScriptError> {
+    /// Runs a function to its end, over all its waits. After `limit` of real time its next wait ends it.
+    pub async fn run(&self, function: &Function, args: impl IntoLuaMulti, limit: Duration) -> Result<(), ScriptError> {
+        let begun = Instant::now();
         let mut ran = self.runner.call(function, args, None);
         loop {
             match ran {
@@ -124,7 +125,16 @@ impl TestVm {
                 Ran::Failed(error) => return Err(error),
                 Ran::Waits(mut suspended) => {
                     let waited = suspended.take_wait().await;
-                    ran = self.runner.resume(suspended, waited);
+                    ran = match begun.elapsed() < limit {
+                        true => self.runner.resume(suspended, waited),
+                        false => {
+                            let limit = limit.as_secs_f64();
+                            self.runner.cancel(
+                                suspended,
+                                format!("the case takes longer than --timeout ({limit} s of real time)"),
+                            )
+                        }
+                    };
                 }
             }
         }

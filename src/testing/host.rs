@@ -1,6 +1,12 @@
 //! What `moonwire.test` has of the relay: apps in the harness, their peers, and time.
 
-use std::{cell::RefCell, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use mlua::{AnyUserData, Function, IntoLuaMulti, Lua, LuaString, MultiValue, Table, UserDataRef, Value};
@@ -16,7 +22,7 @@ use crate::{
     plain::{Plain, PlainTable},
     reload::report::{AppReport, Outcome},
     script::{
-        Budget, Make, Waiter, args,
+        Budget, Make, ScriptError, Waiter, args,
         plain::{from_plain, to_plain},
     },
 };
@@ -35,8 +41,26 @@ pub struct Bench {
     pub budget: Rc<Budget>,
     pub log: Captured,
     pub cases: RefCell<Vec<Case>>,
+    /// A case runs: apps may be started, and no case be told.
+    pub running: Cell<bool>,
+    /// What a stub did wrong, which the script that asked it takes for the world's doing.
+    pub fault: RefCell<Option<String>>,
+    /// The case has asked for the log, errors and all.
+    pub asked_log: Cell<bool>,
     /// What its peers have done and received, for a failure.
     pub scene: RefCell<Vec<String>>,
+}
+
+impl Bench {
+    /// The errors of scripts that nobody has asked for.
+    pub fn unasked(&self) -> Option<String> {
+        if self.asked_log.get() {
+            return None;
+        }
+        let errors: Vec<String> =
+            self.log.lines().iter().filter(|line| line.level == "error").map(|line| line.shown()).collect();
+        (!errors.is_empty()).then(|| errors.join("\n"))
+    }
 }
 
 struct AppRef(Rc<Stage>);
@@ -65,6 +89,9 @@ pub fn register(lua: &Lua, carried: &Table, waiter: &Waiter, bench: &Rc<Bench>) 
     carried.set(
         "case",
         lua.create_function(move |lua, (name, function): (String, Function)| {
+            if of.running.get() {
+                return Err(args::mistake("test.case(name, fn)", "not inside of a case: it would never run"));
+            }
             // Below this function and the library's own.
             let line = lua.inspect_stack(2, |frame| frame.current_line()).flatten().unwrap_or(1);
             of.cases.borrow_mut().push(Case { name, line, function });
@@ -88,6 +115,9 @@ fn starting(lua: &Lua, carried: &Table, waiter: &Waiter, bench: &Rc<Bench>) -> m
     let of = bench.clone();
     let begin = waiter.function(lua, "test.app", move |lua, (name, options): (String, Table)| {
         const NAME: &str = "test.app(name, options)";
+        if !of.running.get() {
+            return Err(args::mistake(NAME, "only inside of a test.case"));
+        }
         let names: Vec<&str> = of.config.apps.iter().map(|app| app.name.as_str()).collect();
         let Some(app) = of.config.apps.iter().find(|app| app.name == name) else {
             let what = format!("the config has no app \"{name}\" (there are {})", names.join(", "));
@@ -105,13 +135,21 @@ fn starting(lua: &Lua, carried: &Table, waiter: &Waiter, bench: &Rc<Bench>) -> m
         }
         let env = match options.raw_get::<Value>("env")? {
             Value::Nil => Vec::new(),
-            Value::Table(env) => pairs(NAME, &env)?,
+            Value::Table(env) => {
+                let env = pairs(NAME, &env)?;
+                if let Some((name, _)) = env.iter().find(|(name, _)| !app.env.contains(name)) {
+                    let what =
+                        format!("\"{name}\" is not among the names that the setting env of app {} lists", app.name);
+                    return Err(args::mistake(NAME, &what));
+                }
+                env
+            }
             other => return Err(args::wrong(NAME, "env", "a table", &other)),
         };
         let stub: Function = options.raw_get("http")?;
         let folder = of.config.file.as_deref().and_then(|file| file.parent()).unwrap_or("".as_ref()).to_owned();
         let setup = Setup {
-            network: Network::Stub(stub_of(lua, stub)),
+            network: Network::Stub(stub_of(lua, stub, &of)),
             strict: true,
             clock: Some(of.clock),
             budget: Some(of.budget.clone()),
@@ -122,6 +160,9 @@ fn starting(lua: &Lua, carried: &Table, waiter: &Waiter, bench: &Rc<Bench>) -> m
                 Ok(relay) => {
                     let stage = Rc::new(Stage { relay, folder, players: RefCell::default() });
                     Ok(Box::new(move |lua: &Lua| lua.create_any_userdata(AppRef(stage))?.into_lua_multi(lua)) as Make)
+                }
+                Err(AppReport { outcome: Outcome::Failed { error, .. }, .. }) => {
+                    Err(format!("the app's script does not load: {}", error.message))
                 }
                 Err(report) => Err(format!("the app does not load: {report}")),
             }
@@ -207,6 +248,7 @@ fn apps(lua: &Lua, carried: &Table, waiter: &Waiter, bench: &Rc<Bench>) -> mlua:
     carried.set(
         "log",
         lua.create_function(move |lua, ()| {
+            of.asked_log.set(true);
             let lines = of.log.lines().into_iter().map(|line| {
                 let table = lua.create_table()?;
                 table.raw_set("level", line.level)?;
@@ -305,11 +347,17 @@ fn pairs(function: &str, table: &Table) -> mlua::Result<Vec<(String, String)>> {
     Ok(pairs)
 }
 
-/// A test's function in the place of all servers. What it does wrong is told as what a server does wrong would be.
-fn stub_of(lua: &Lua, function: Function) -> Stub {
-    let lua = lua.clone();
+/// A test's function in the place of all servers. What it does wrong fails the case, whatever the script makes of it.
+fn stub_of(lua: &Lua, function: Function, bench: &Rc<Bench>) -> Stub {
+    let (lua, bench) = (lua.clone(), Rc::downgrade(bench));
     Rc::new(move |asked: &Asked| {
-        answered(&lua, &function, asked).unwrap_or_else(|error| Err(format!("the test's http stub failed: {error}")))
+        answered(&lua, &function, asked).unwrap_or_else(|error| {
+            let problem = ScriptError::from_lua(&error).message;
+            if let Some(bench) = bench.upgrade() {
+                bench.fault.borrow_mut().get_or_insert(format!("the http stub, asked for {}: {problem}", asked.url));
+            }
+            Err(format!("the test's http stub failed: {problem}"))
+        })
     })
 }
 
@@ -324,22 +372,26 @@ fn answered(lua: &Lua, function: &Function, asked: &Asked) -> mlua::Result<Resul
     ];
     let request = PlainTable { pairs: fields, ..PlainTable::default() };
     let (answer, why): (Value, Value) = function.call(from_plain(lua, &Plain::Table(Box::new(request)))?)?;
-    let Value::Table(answer) = answer else {
-        let why = why.as_string().map(|why| why.to_string_lossy());
-        return Ok(Err(why.unwrap_or_else(|| "the test's http stub answered nothing".to_owned())));
+    const NAME: &str = "http stub";
+    let answer = match (answer, &why) {
+        (Value::Table(answer), _) => answer,
+        (Value::Nil | Value::Boolean(false), Value::String(why)) => return Ok(Err(why.to_string_lossy())),
+        (Value::Nil, Value::Nil) => return Ok(Err("the test's http stub answered nothing".to_owned())),
+        (other, _) => return Err(args::wrong(NAME, "its answer", "a table, or nil and why", &other)),
     };
+    args::options(NAME, &Value::Table(answer.clone()), &["status", "headers", "body"])?;
     let body = match answer.raw_get::<Value>("body")? {
         Value::Nil => Vec::new(),
-        body => args::string("http stub", "body", &body)?.as_bytes().to_vec(),
+        body => args::string(NAME, "body", &body)?.as_bytes().to_vec(),
     };
     let headers = match answer.raw_get::<Value>("headers")? {
-        Value::Table(headers) => pairs("http stub", &headers)?,
+        Value::Table(headers) => pairs(NAME, &headers)?,
         _ => Vec::new(),
     };
     let headers = headers.into_iter().map(|(name, value)| (name.to_lowercase(), value.into_bytes())).collect();
     let status = match answer.raw_get::<Value>("status")? {
         Value::Nil => 200,
-        status => args::integer("http stub", "status", &status, 100, 999)?,
+        status => args::integer(NAME, "status", &status, 100, 999)?,
     };
     Ok(Ok(Response { status: u16::try_from(status).unwrap_or(200), headers, body }))
 }

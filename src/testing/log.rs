@@ -13,6 +13,7 @@ use crate::{
     clock::Clock,
     config::{self, LogFormat},
     log::{self, Terminal},
+    problem::ScriptProblem,
     visible::visible,
 };
 
@@ -57,11 +58,17 @@ impl Captured {
 impl Line {
     /// As people read it, with the traceback below.
     pub fn shown(&self) -> String {
-        let mut shown = format!("{:<5} {}", self.level.to_uppercase(), visible(&self.message));
+        let mut shown = format!("{:<5} {}", self.level.to_uppercase(), visible(&self.message).replace("\\t", "  "));
         for (name, value) in &self.fields {
             if !matches!(name.as_str(), "time" | "target" | "traceback" | "app" | "instance") {
                 let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
                 shown.push_str(&format!("  {name}={}", visible(&value)));
+            }
+        }
+        // A script's mistake with its lines, a mark and a hint.
+        if self.level == "error" {
+            for row in ScriptProblem::new(&*self.message, None, None).to_string().lines().skip(1) {
+                shown.push_str(&format!("\n      {row}"));
             }
         }
         let traceback = self.fields.get("traceback").and_then(Value::as_str).unwrap_or_default();

@@ -9,7 +9,7 @@ mod report;
 pub use report::{junit, summary};
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
@@ -55,6 +55,25 @@ pub struct CaseResult {
     pub time: Duration,
     /// The whole scene, if it failed.
     pub failure: Option<String>,
+    /// Errors of scripts that it passed in spite of, without having asked for them.
+    pub note: Option<String>,
+}
+
+/// How cases are run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Only cases whose name, or whose file's, has this in it.
+    pub filter: String,
+    pub threads: usize,
+    /// Real time that one case may take.
+    pub timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Options { filter: String::new(), threads, timeout: Duration::from_secs(30) }
+    }
 }
 
 impl FileResult {
@@ -103,13 +122,11 @@ fn search(folder: &Path, depth: usize, ends: &[&str], found: &mut BTreeSet<PathB
     Ok(())
 }
 
-/// Runs the cases of `files` whose file or name has `filter` in it, on `threads` threads, and tells of each file in order
-/// once it is done.
+/// Runs the cases of `files`, and tells of each file in order once it is done.
 pub fn run(
     config: &Arc<Config>,
     files: &[PathBuf],
-    filter: &str,
-    threads: usize,
+    options: &Options,
     mut told: impl FnMut(&FileResult),
 ) -> io::Result<Vec<FileResult>> {
     let ticker = Ticker::start()?;
@@ -118,14 +135,14 @@ pub fn run(
     let mut all: Vec<Option<FileResult>> = files.iter().map(|_| None).collect();
     let mut shown = 0;
     std::thread::scope(|scope| {
-        for _ in 0..threads.min(files.len()).max(1) {
+        for _ in 0..options.threads.min(files.len()).max(1) {
             let (done, next, ticker) = (done.clone(), &next, &ticker);
             scope.spawn(move || {
                 let budget = Rc::new(ticker.budget());
                 loop {
                     let place = next.fetch_add(1, Ordering::Relaxed);
                     let Some(file) = files.get(place) else { break };
-                    let _ = done.send((place, run_file(config, file, filter, &budget))); // it is listened to
+                    let _ = done.send((place, run_file(config, file, options, &budget))); // it is listened to
                 }
             });
         }
@@ -141,7 +158,7 @@ pub fn run(
     Ok(all.into_iter().flatten().collect())
 }
 
-fn run_file(config: &Arc<Config>, file: &Path, filter: &str, budget: &Rc<Budget>) -> FileResult {
+fn run_file(config: &Arc<Config>, file: &Path, options: &Options, budget: &Rc<Budget>) -> FileResult {
     let mut result = FileResult { file: file.to_owned(), problem: None, cases: Vec::new() };
     let shown = file.to_string_lossy();
     // Read and compiled once for all cases.
@@ -154,6 +171,10 @@ fn run_file(config: &Arc<Config>, file: &Path, filter: &str, budget: &Rc<Budget>
         Ok(cases)
     });
     let cases = match listed {
+        Ok(cases) if cases.is_empty() => {
+            result.problem = Some("it has no test.case".to_owned());
+            return result;
+        }
         Ok(cases) => cases,
         Err(failed) => {
             result.problem = Some(failed);
@@ -161,7 +182,7 @@ fn run_file(config: &Arc<Config>, file: &Path, filter: &str, budget: &Rc<Budget>
         }
     };
     for (place, (name, line)) in cases.into_iter().enumerate() {
-        if !name.contains(filter) && !shown.contains(filter) {
+        if !name.contains(&options.filter) && !shown.contains(&options.filter) {
             continue;
         }
         let begun = Instant::now();
@@ -173,9 +194,18 @@ fn run_file(config: &Arc<Config>, file: &Path, filter: &str, budget: &Rc<Budget>
             let Some(Case { function, .. }) = case else {
                 return Err(ScriptError::raised("the case is not there the second time that the file is run"));
             };
-            vm.run(&function, ()).await
+            bench.running.set(true);
+            vm.run(&function, (), options.timeout).await?;
+            match bench.fault.take() {
+                Some(fault) => Err(ScriptError::raised(fault)),
+                None => Ok(bench.unasked()),
+            }
         });
-        result.cases.push(CaseResult { name, line, time: begun.elapsed(), failure: ran.err() });
+        let (note, failure) = match ran {
+            Ok(note) => (note, None),
+            Err(failure) => (None, Some(failure)),
+        };
+        result.cases.push(CaseResult { name, line, time: begun.elapsed(), failure, note });
     }
     result
 }
@@ -205,6 +235,9 @@ fn in_bench<T, F: Future<Output = Result<T, ScriptError>>>(
             budget: budget.clone(),
             log: log.clone(),
             cases: RefCell::default(),
+            running: Cell::new(false),
+            fault: RefCell::default(),
+            asked_log: Cell::new(false),
             scene: RefCell::default(),
         });
         let ran = body(bench.clone()).await;
@@ -231,9 +264,4 @@ fn failure(error: ScriptError, scene: &[String], log: &Captured) -> String {
     let logged: Vec<String> = log.lines().iter().map(log::Line::shown).collect();
     lines(&mut text, "the log:", &logged, LOG_LINES);
     text
-}
-
-/// How many threads run files at the same time.
-pub fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }

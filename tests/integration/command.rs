@@ -355,3 +355,19 @@ fn tokens_are_made_and_each_claim_that_fails_is_told() {
         &["the variable NOT_SET_HERE is not set"],
     );
 }
+
+#[test]
+fn a_function_that_looks_like_a_callback_is_told() {
+    let folder = Folder::new("127.0.0.1:0");
+    folder.write("echo.lua", "local app = {}\nfunction app.onMessage(conn) end\nreturn app");
+    folder.check(
+        &["check"],
+        1,
+        &["echo.lua:2: `onMessage` is no callback and is never called; did you mean `on_message`?"],
+    );
+    folder.write(
+        "echo.lua",
+        "local app = {}\nfunction app.autenticate(conn) end\nfunction app.on_open() end\nreturn app",
+    );
+    folder.check(&["check"], 0, &["it has no `authenticate`"]);
+}

@@ -38,7 +38,8 @@ pub fn failures(path: &str, secret: &str, chat: &str, tests: &str) -> Vec<String
     write("chat_test.lua", tests);
     let config = Arc::new(config::load(Some(&folder.path().join("config.toml")), &[]).unwrap());
     let files = [folder.path().join("chat_test.lua")];
-    let results = testing::run(&config, &files, "", 1, |_| ()).unwrap();
+    let results =
+        testing::run(&config, &files, &testing::Options { threads: 1, ..Default::default() }, |_| ()).unwrap();
     let ran: usize = results.iter().map(|result| result.cases.len()).sum();
     let mut failures: Vec<String> = results.iter().filter_map(|result| result.problem.clone()).collect();
     failures.extend(results.into_iter().flat_map(|result| result.cases).filter_map(|case| case.failure));
@@ -59,8 +60,8 @@ pub fn script_failures(path: &str, secret: &str, target: &str, script: &str) -> 
           local app = test.app("chat")
           local ann = app:connect("{target}")
           if not ann.refused then
-            ann:send("hello")
-            ann:send_json({{ type = "hello" }})
+            if not ann.closed then ann:send("hello") end
+            if not ann.closed then ann:send_json({{ type = "hello" }}) end
             app:advance(1)
             ann:close()
           end

@@ -119,7 +119,10 @@ fn what_is_not_plain_refuses_the_reload_by_its_path() {
             ("relay.state.users = { [3] = { cb = print } }", "relay.state.users[3].cb is a function"),
             ("local t = {} relay.state.a = t relay.state.b = t", "is a table that is reachable twice"),
             ("local t = {} relay.state.a = t conn.state.b = t", "is a table that is reachable twice"),
-            ("conn.state.x = { y = coroutine.create(print) }", "conn.state of connection"),
+            (
+                "conn.state.x = { y = coroutine.create(print) }",
+                "conn.state.x.y is a thread, which is not plain data (connection ",
+            ),
             ("relay.state.m = setmetatable({}, { __index = {} })", "relay.state.m has a metatable"),
         ];
         for (body, expected) in cases {

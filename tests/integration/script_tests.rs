@@ -30,7 +30,7 @@ fn the_tests_of_every_script_and_example_pass() {
             assert!(test.exists(), "{} has no tests beside it", app.script.display());
         }
         let files = testing::files(&config).unwrap();
-        let results = testing::run(&config, &files, "", testing::threads(), |_| ()).unwrap();
+        let results = testing::run(&config, &files, &testing::Options::default(), |_| ()).unwrap();
         for result in &results {
             assert!(result.problem.is_none(), "{}: {}", result.file.display(), result.problem.as_deref().unwrap());
             assert!(!result.cases.is_empty(), "{} has no case", result.file.display());
@@ -246,7 +246,7 @@ fn a_failure_shows_the_line_the_difference_what_happened_and_the_log() {
         "local app = test.app('chat')\ntest.play(app, 'ann opens\\nbob opens\\nann > hi')",
         &["+ bob < hi    (delivered, and not in it)"],
     );
-    fails("local app = test.app('chat')\ntest.play(app, 'ann dances')", &["ann has not opened"]);
+    fails("local app = test.app('chat')\ntest.play(app, 'ann > hi')", &["ann has not opened"]);
     fails("test.app('nope')", &["the config has no app \"nope\" (there are chat)"]);
     fails(
         "test.app('chat', { instance = 2 })",
@@ -262,6 +262,22 @@ fn a_failure_shows_the_line_the_difference_what_happened_and_the_log() {
         &["ann may not join room.x (no_rule)"],
     );
     fails("while true do end", &["it computed longer than"]);
+    fails("test.case('inner', function() error('x') end)", &["not inside of a case"]);
+    fails(
+        "local app = test.app('chat', { http = function(r) test.equal(r.method, 'POST') end })\napp:connect('/chat/a?name=a'):send('get https://api.example.com/')",
+        &["the http stub, asked for https://api.example.com/: ", "the values differ"],
+    );
+    fails(
+        "local app = test.app('chat', { http = function() return { stauts = 200 } end })\napp:connect('/chat/a?name=a'):send('get https://api.example.com/')",
+        &["unknown option 'stauts'"],
+    );
+    fails("test.app('chat', { env = { HOME = '/' } })", &["\"HOME\" is not among the names"]);
+    fails("test.app('chat'):connect('chat/a')", &["target is a path that begins with /"]);
+    fails(
+        "local ann = test.app('chat'):connect('/chat/a?name=a')\nann:close()\nann:send('x')",
+        &["a is closed, with 1000"],
+    );
+    fails("test.play(test.app('chat'), 'ann opens\\nann dances')", &["this is no line of a transcript"]);
 }
 
 #[test]
@@ -271,7 +287,13 @@ fn files_that_cannot_be_run_and_nothing_to_run_are_failures() {
     let doubled = folder("test.case('a', function() end)\ntest.case('a', function() end)");
     doubled.check(&["test"], 1, &["there is a case \"a\" already"]);
     let early = folder("test.app('chat')");
-    early.check(&["test"], 1, &["the file itself"]);
+    early.check(
+        &["test"],
+        1,
+        &["the file itself", "chat_test.lua:2: test.app(name, options): only inside of a test.case"],
+    );
+    let empty = folder("local x = 1");
+    empty.check(&["test"], 1, &["the file itself", "it has no test.case"]);
     let none = folder("");
     std::fs::remove_file(none.path().join("chat_test.lua")).unwrap();
     none.check(&["test"], 1, &["there is no test: write one into a file *_test.lua beside a script"]);
@@ -365,4 +387,31 @@ fn watching_runs_the_tests_again_at_each_save() {
     folder.write("config.toml", "[[app]]");
     until("config.toml");
     until("waiting for a change");
+}
+
+#[test]
+fn a_case_that_never_ends_fails_and_the_others_go_on() {
+    let folder = folder(
+        "test.case('endless', function()\nlocal ann = test.app('chat'):connect('/chat/a?name=a')\nwhile not ann:receive() do test.app('chat'):advance(1) end\nend)\ntest.case('other', function() end)",
+    );
+    folder.check(
+        &["test", "--timeout", "300ms"],
+        1,
+        &["the case takes longer than --timeout (0.3 s of real time)", "1 passed, 1 failed"],
+    );
+    folder.check(&["test", "--timeout", "soon"], 2, &["--timeout"]);
+}
+
+#[test]
+fn what_a_script_raised_in_a_case_that_passed_is_told_unless_it_was_asked_for() {
+    let folder = folder(
+        "test.case('raises', function() test.app('chat'):connect('/chat/a?name=a'):send('boom') end)\ntest.case('asks', function() local app = test.app('chat') app:connect('/chat/a?name=a'):send('boom') app:log() end)",
+    );
+    folder.check(
+        &["test"],
+        0,
+        &["note: \"raises\" passed, and its script raised", "chat.lua:13: boom", "> 13 |", "2 passed"],
+    );
+    let said = said(&folder.run(&["test"]));
+    assert!(!said.contains("note: \"asks\""), "{said}");
 }

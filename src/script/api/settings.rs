@@ -15,7 +15,10 @@ pub fn register(lua: &Lua, relay: &Table, context: &Rc<Context>) -> Result<()> {
     let env = lua.create_function(move |lua, name: Value| {
         let name = args::string("relay.env(name)", "name", &name)?.to_string_lossy();
         if !app.env.contains(&name) {
-            let what = format!("\"{name}\" is not among the names that the setting env of app {} lists", app.name);
+            let what = format!(
+                "\"{name}\" is not among the names that the setting env of app {} lists: add it there",
+                app.name
+            );
             return Err(args::mistake("relay.env(name)", &what));
         }
         let value = match &instead {

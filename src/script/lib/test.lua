@@ -140,6 +140,8 @@ local methods = {}
 
 function methods:send(data, binary)
   called(self, "peer:send(data, binary)")
+  local closed = self.closed
+  if closed then raise(`peer:send(data, binary): {self.name} is closed, with {closed.code} {closed.reason}`) end
   checked("peer:send(data, binary)", "data", data, "string")
   host.note(`{self.name} > {text_of(data, binary)}`)
   host.send(self.of, data, binary == true)
@@ -249,13 +251,16 @@ function test.app(name, options)
 end
 
 local function app_of(self, name)
-  if type(self) ~= "table" or getmetatable(self) ~= App then raise(`{name}: call it with a colon on what test.app gave`) end
+  if type(self) ~= "table" or getmetatable(self) ~= App then
+    raise(`{name}: app must be what test.app gave, and is called with a colon; got {type(self)}`)
+  end
   return self.of
 end
 
 function App:connect(target, options)
   local of = app_of(self, "app:connect(target, options)")
   checked("app:connect(target, options)", "target", target, "string")
+  if target:sub(1, 1) ~= "/" then raise(`app:connect(target, options): target is a path that begins with /, got {show(target)}`) end
   options = known("app:connect(target, options)", options, { "headers", "subprotocols" })
   local headers = table.clone(options.headers or {})
   if options.subprotocols then headers["sec-websocket-protocol"] = table.concat(options.subprotocols, ", ") end
@@ -288,6 +293,7 @@ end
 
 function App:request(request)
   local of = app_of(self, "app:request(request)")
+  if type(request) ~= "table" then raise(`app:request(request): request must be a table, as in \{ path = "/x" }, got {type(request)}`) end
   request = known("app:request(request)", request, { "method", "path", "headers", "body" })
   checked("app:request(request)", "path", request.path, "string")
   local method = request.method or "GET"
