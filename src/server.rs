@@ -163,7 +163,10 @@ impl Server {
             dev.set_apps(seen.collect());
             dev.note_report(&report);
         }
-        if !report.ok() {
+        if !report.ok() && server.inside.dev.is_some() {
+            // Whoever works on it mends it: the next save is looked at.
+            reload::log(&report);
+        } else if !report.ok() {
             server.end();
             return Err(StartError::Scripts(report));
         }

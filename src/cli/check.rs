@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{FAILED, Failure, MISTAKE, OK, Status, Streams, Style, config_file, missing_folders, read_config, shown};
+use super::{FAILED, Failure, MISTAKE, OK, Status, Streams, Style, config_file, config_warnings, read_config, shown};
 use crate::{
     config::{ConfigError, Problem},
     server::{self, CheckedApp},
@@ -19,7 +19,7 @@ pub(super) fn run(file: Option<&Path>, style: Style, streams: &mut Streams) -> R
             let apps =
                 server::check(&config).map_err(|error| Failure::Told(FAILED, format!("cannot start: {error}")))?;
             let status = if apps.iter().all(|app| app.problem.is_none()) { OK } else { FAILED };
-            (checked(&file, &apps, &missing_folders(&config), style), status)
+            (checked(&file, &apps, &config_warnings(&config), style), status)
         }
     };
     write!(streams.out, "{text}")?;

@@ -513,7 +513,9 @@ fn read_lines(mut source: impl BufRead, mut send: impl FnMut(Input) -> bool) {
 
 fn target(text: &str) -> Result<Uri, String> {
     let full = if text.contains("://") { text.to_owned() } else { format!("ws://{text}") };
-    let url: Uri = full.parse().map_err(|error| format!("it cannot be read: {error}"))?;
+    let url: Uri = full
+        .parse()
+        .map_err(|error| format!("it cannot be read: {error}; one is as in ws://127.0.0.1:8080/chat/lobby"))?;
     match url.scheme_str() {
         Some("ws") => (),
         Some("wss") => {

@@ -263,16 +263,21 @@ fn read_config(file: &Path) -> Result<Config, ConfigError> {
     config::load(Some(file), &variables)
 }
 
-/// What is no mistake yet, since files to serve may come later: folders that are not there.
-fn missing_folders(config: &Config) -> Vec<String> {
-    let missing = config.statics.iter().filter(|each| !each.folder.is_dir());
-    let told = |each: &config::Static| {
+/// What is no mistake, but hardly meant: folders to serve that are not there (they may come later), no app, a parameter as
+/// others write it.
+fn config_warnings(config: &Config) -> Vec<String> {
+    let missing = config.statics.iter().filter(|each| !each.folder.is_dir()).map(|each| {
         let (path, folder) = (visible(&each.path), shown(&each.folder));
         format!(
             "nothing is served under {path}: there is no folder {folder}; correct `static.folder` in the config, or make it"
         )
-    };
-    missing.map(told).collect()
+    });
+    let foreign = config.apps.iter().filter(|app| app.path.contains("/:")).map(|app| {
+        let (name, path) = (visible(&app.name), visible(&app.path));
+        format!("the path of {name}, {path}, has a colon: a parameter is written {{room}}")
+    });
+    let none = config.apps.is_empty().then(|| "there is no [[app]]: nothing is relayed".to_owned());
+    missing.chain(foreign).chain(none).collect()
 }
 
 /// A path that may be printed.

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    FAILED, Failure, OK, Status, Streams, banner::banner, config_file, load_config, missing_folders, read_config,
+    FAILED, Failure, OK, Status, Streams, banner::banner, config_file, config_warnings, load_config, read_config,
 };
 use crate::{
     config::Config,
@@ -102,8 +102,8 @@ fn present(config: &Config, addresses: &[String], apps: &[AppSummary], streams: 
     if !(streams.out_terminal && streams.err_terminal) {
         tracing::info!(fields = %listening(config, addresses, apps), "listening");
     }
-    for missing in missing_folders(config) {
-        tracing::warn!("{missing}");
+    for warning in config_warnings(config) {
+        tracing::warn!("{warning}");
     }
     Ok(())
 }

@@ -166,7 +166,7 @@ pub(super) fn run(options: Options, before: Option<PathBuf>, streams: &mut Strea
 impl Key {
     fn read(self, before: Option<PathBuf>) -> Result<Vec<u8>, Failure> {
         if let Some(file) = &self.key_file {
-            let mut key = fs::read(file).map_err(|error| mistake(format!("{}: {error}", shown(file))))?;
+            let mut key = fs::read(file).map_err(|error| mistake(format!("--key-file {}: {error}", shown(file))))?;
             if key.ends_with(b"\n") {
                 key.pop();
             }

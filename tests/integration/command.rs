@@ -267,6 +267,7 @@ fn definitions_for_editors_are_luau_and_annotations_of_every_name() {
         .map(|(place, line)| {
             let (head, returns) = line.rsplit_once("): ").unwrap();
             let (_, params) = head.split_once("(self").unwrap();
+            let params = params.replace("...: ", "...");
             format!("type M{place} = (self: any{params}) -> {returns}\n")
         })
         .collect();

@@ -183,3 +183,20 @@ fn only_dev_has_the_page_and_its_log_is_for_people() {
         relay.stop().await;
     });
 }
+
+#[test]
+fn a_script_that_does_not_load_at_the_start_is_waited_for() {
+    real(async {
+        let dev = Dev::start("local app = {}\nfunction app.on_message(\n");
+        let app = &dev.json("/_dev/apps.json").await["apps"][0];
+        assert_eq!(
+            (&app["generation"], &app["reload"]["outcome"], &app["reload"]["line"]),
+            (&0.into(), &"failed".into(), &3.into())
+        );
+        dev.folder.write("echo.lua", ECHO);
+        eventually("generation 1", async || dev.json("/_dev/apps.json").await["apps"][0]["generation"] == 1).await;
+        let (mut peer, _) = connect_async(format!("ws://{}/echo", dev.address)).await.unwrap();
+        peer.send(Message::text("hi")).await.unwrap();
+        assert_eq!(soon("an echo", peer.next()).await.unwrap().unwrap(), Message::text("hi"));
+    });
+}

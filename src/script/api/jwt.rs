@@ -17,7 +17,7 @@ use crate::{
     jwt::{self, Algorithm, Claims, DecodingKey, Family, KeySet, Keys, Token, Wanted, Why},
     outgoing::{Asked, Headers, Outgoing},
     script::{
-        Context,
+        Context, Phase,
         api::{
             json::{self, DecodeError, EncodeError, encode_into},
             refusal,
@@ -97,14 +97,15 @@ pub fn register_waiting(
 ) -> Result<()> {
     let (of, out, sets) = (host.clone(), outgoing.clone(), sets.clone());
     let verify = lua.create_function(move |lua, (token, options): (Value, Value)| {
-        let (url, token, asked) = match begin(lua, &of.context, &sets, Some(&out), &token, &options)? {
+        // While a script loads nobody is asked.
+        let out = (of.context.phase.get() == Phase::Running).then_some(&out);
+        let (url, token, asked) = match begin(lua, &of.context, &sets, out, &token, &options)? {
             Begun::Done(mut values) => {
                 values.push_front(Value::Boolean(true));
                 return Ok(values);
             }
             Begun::Fetch { url, token, asked } => (url, token, asked),
         };
-        of.running(VERIFY)?;
         let (sets, context) = (sets.clone(), of.context.clone());
         of.wait(async move {
             sets.answered(&url).await;

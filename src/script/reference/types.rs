@@ -67,7 +67,7 @@ fn luau() -> String {
         for entry in members(owner) {
             match Ty::parse(entry.signature) {
                 Ty::Function { params, returns } => {
-                    let params: Vec<String> = params.iter().map(Param::luau).collect();
+                    let params: Vec<String> = params.iter().map(Param::declared).collect();
                     let params = [vec!["self".to_owned()], params].concat().join(", ");
                     text.push_str(&format!("\tfunction {}({params}): {}\n", entry.last(), luau_returns(&returns)));
                 }
@@ -79,7 +79,7 @@ fn luau() -> String {
     text.push_str(&format!("\ndeclare relay: {}\n", luau_table(&tree("relay"), 0)));
     for entry in entries().filter(|entry| entry.owner().is_empty()) {
         if let Ty::Function { params, returns } = Ty::parse(entry.signature) {
-            let params: Vec<String> = params.iter().map(Param::luau).collect();
+            let params: Vec<String> = params.iter().map(Param::declared).collect();
             text.push_str(&format!(
                 "declare function {}({}): {}\n",
                 entry.name,
@@ -290,9 +290,16 @@ struct Param {
 }
 
 impl Param {
+    /// Of a function that is declared and not of the type of one: what is variadic has a colon there.
+    fn declared(&self) -> String {
+        match &self.ty {
+            Ty::Variadic(ty) => format!("...: {}", ty.luau()),
+            _ => self.luau(),
+        }
+    }
+
     fn luau(&self) -> String {
         match &self.name {
-            // Where a class is declared, a variadic has no name of its own.
             Some(name) => format!("{name}: {}", self.ty.luau()),
             None => self.ty.luau(),
         }
