@@ -24,6 +24,8 @@ use tokio::{
 struct Server {
     name: &'static str,
     command: Vec<String>,
+    /// It gets a config, and not a port.
+    is_relay: bool,
 }
 
 /// What one scenario found for one server.
@@ -113,9 +115,11 @@ fn main() -> io::Result<()> {
                 let text = value();
                 let (name, command) = text.split_once('=').expect("--server NAME=COMMAND, which gets a port");
                 let command = command.split(' ').map(str::to_owned).collect();
-                servers.push(Server { name: String::leak(name.to_owned()), command });
+                servers.push(Server { name: String::leak(name.to_owned()), command, is_relay: false });
             }
-            _ => panic!("there are --rounds N, --only TEXT, --moonwire BINARY, --server NAME=COMMAND; not {arg}"),
+            _ => {
+                panic!("there are --rounds N, --only TEXT, --moonwire [NAME=]BINARY, --server NAME=COMMAND; not {arg}")
+            }
         }
     }
     assert!(!servers.is_empty(), "nothing to measure: give --moonwire BINARY and --server NAME=COMMAND");
@@ -158,10 +162,12 @@ fn print(scenario: &Scenario, servers: &[Server], best: &BTreeMap<&str, Found>) 
 
 // ── servers ──
 
+/// A relay, `BINARY` or `NAME=BINARY`: two of them tell what a change of it has brought.
 fn moonwire(binary: &str) -> io::Result<Server> {
+    let (name, binary) = binary.split_once('=').unwrap_or(("moonwire", binary));
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("moonwire.lua");
     let command = vec![fs::canonicalize(binary)?.to_string_lossy().into_owned(), script.to_string_lossy().into_owned()];
-    Ok(Server { name: "moonwire", command })
+    Ok(Server { name: String::leak(name.to_owned()), command, is_relay: true })
 }
 
 struct Running {
@@ -186,7 +192,7 @@ impl Running {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut folder = None;
         let mut command = Command::new(&server.command[0]);
-        if server.name == "moonwire" {
+        if server.is_relay {
             let place = env::temp_dir().join(format!("moonwire-bench-{port}"));
             fs::create_dir_all(&place)?;
             let script = &server.command[1];

@@ -79,8 +79,12 @@ impl Stream {
         each!(self, stream => stream.try_write(bytes))
     }
 
+    /// One slice goes by `send`, which costs the kernel less than `writev`.
     pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        each!(self, stream => stream.try_write_vectored(slices))
+        match slices {
+            [only] => self.try_write(only),
+            many => each!(self, stream => stream.try_write_vectored(many)),
+        }
     }
 
     /// Ends our side; the peer's goes on.
