@@ -31,7 +31,7 @@ use crate::{
     clock::{self, Clock},
     config::{self, LogFormat},
     problem::ScriptProblem,
-    visible::{is_hidden, visible},
+    visible::{beginning, is_hidden, visible},
 };
 
 /// The running log: a reload of the config changes its level and format.
@@ -510,8 +510,7 @@ fn cut(text: &str) -> String {
     if text.len() <= VALUE_MAX {
         return text.to_owned();
     }
-    let end = (0..=VALUE_MAX).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
-    format!("{}… ({} bytes)", &text[..end], grouped(text.len() as u64))
+    format!("{}… ({} bytes)", beginning(text, VALUE_MAX), grouped(text.len() as u64))
 }
 
 fn text_of(value: Value) -> String {

@@ -25,6 +25,15 @@ pub fn visible_but<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
     Cow::Owned(out)
 }
 
+/// At most `bytes_max` bytes of `text`, and no part of a character.
+pub fn beginning(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 /// Control characters, line separators, and those that change the direction of the text after them.
 pub fn is_hidden(c: char) -> bool {
     c.is_control()

@@ -142,8 +142,6 @@ impl InstanceSpec {
             place: self.place,
             instances: self.instances,
             clock,
-            queue: self.app.limits.store_queue,
-            page_bytes: self.app.limits.store_page,
         });
         let mut kept = Kept::default();
         kept.alarms = Rc::new(alarms);

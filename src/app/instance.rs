@@ -33,7 +33,7 @@ use crate::{
     identity::{Identity, Response, Verdict},
     outbox::Outbox,
     peer::Request,
-    script::{self, Cancel, ErrorKind, Home, Left, Plan, Ran, ScriptError, Start, Suspended, Vm},
+    script::{self, AlarmId, Cancel, ErrorKind, Home, Left, Plan, Ran, ScriptError, Start, Suspended, Vm},
     tracer::{self, What},
     wire,
 };
@@ -652,25 +652,27 @@ impl Instance {
                 Start::Every { period, function, cancel } => {
                     instance.tick(&generation, period, &function, &cancel).await
                 }
-                Start::Alarm { key, delay, cancel } => {
+                Start::Alarm { id, delay, cancel } => {
                     drop(generation); // it may end meanwhile
-                    instance.alarm(&key, delay, &cancel).await
+                    instance.alarm(&id, delay, &cancel).await
                 }
             }
         });
     }
 
     /// Waits for an alarm, which the generation of that time gets.
-    async fn alarm(&self, key: &[u8], delay: Duration, cancel: &Cancel) {
+    async fn alarm(&self, id: &AlarmId, delay: Duration, cancel: &Cancel) {
+        let (_, key) = id;
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
             () = cancel.cancelled() => return,
         }
         self.until_free().await;
-        if cancel.is_cancelled() {
+        // One that is due while the relay stops comes at the next start.
+        if cancel.is_cancelled() || self.stopping.get() {
             return;
         }
-        let Some(data) = self.home.kept.alarms.take(key).await else { return };
+        let Some(data) = self.home.kept.alarms.take(id).await else { return };
         self.until_free().await;
         let generation = self.current();
         let Some(function) = generation.vm.callback("on_alarm").cloned() else {
@@ -954,10 +956,10 @@ impl Instance {
             });
         }
         // Before on_start, which may set them anew.
-        for Left { key, data, due } in self.left.take() {
+        for left in self.left.take() {
             let alarms = &self.home.kept.alarms;
-            let (cancel, delay) = (alarms.set(&key, data, due), alarms.until(due));
-            self.start(&generation, Start::Alarm { key, delay, cancel });
+            let (cancel, delay) = (alarms.restore(&left), alarms.until(left.due));
+            self.start(&generation, Start::Alarm { id: left.id, delay, cancel });
         }
         // Before any traffic: that is let in by what comes next, or by the first wait of on_start.
         if let Some(on_start) = generation.vm.callback("on_start").cloned() {
@@ -1089,6 +1091,7 @@ impl Instance {
             }
             emptied.await;
         }
+        self.home.kept.alarms.settled().await; // those that are due already come before on_stop
         self.until_free().await;
         let Some(generation) = self.current.borrow().clone() else { return };
         if let Some(on_stop) = generation.vm.callback("on_stop").cloned() {

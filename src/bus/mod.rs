@@ -254,6 +254,11 @@ impl Bus {
         }
     }
 
+    /// Whether nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.members.iter().all(|(_, post)| post.load.bytes.load(Ordering::Relaxed) == 0)
+    }
+
     pub fn is_crowded(&self) -> bool {
         self.members.iter().any(|(_, post)| post.load.is_crowded())
     }

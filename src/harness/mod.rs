@@ -73,6 +73,9 @@ pub struct Relay {
     /// Rises with everything that a peer sends or receives.
     activity: Cell<u64>,
     passwords: PasswordPool,
+    bus: Bus,
+    /// When whoever waits for it has waited too long, in real time.
+    deadline: Option<std::time::Instant>,
     _ticker: Option<Ticker>,
     /// Removed at the end, with what is in it.
     folder: Option<PathBuf>,
@@ -103,6 +106,8 @@ pub struct Setup {
     pub budget: Option<Rc<Budget>>,
     /// What scripts find in the place of the process's variables.
     pub env: Option<Vec<(String, String)>>,
+    /// In real time: then nothing is waited for any more.
+    pub deadline: Option<std::time::Instant>,
 }
 
 /// Why a peer was not let in.
@@ -189,6 +194,8 @@ impl Relay {
             links: RefCell::default(),
             activity: Cell::new(0),
             passwords: passwords.clone(),
+            bus: bus.clone(),
+            deadline: setup.deadline,
             _ticker: ticker,
             folder: None,
         };
@@ -310,7 +317,13 @@ impl Relay {
             let before = self.activity.get();
             self.flush();
             tokio::task::yield_now().await;
-            let at_rest = self.activity.get() == before && self.dirty.is_empty() && !self.passwords.is_busy();
+            let at_rest = self.activity.get() == before
+                && self.dirty.is_empty()
+                && self.bus.is_idle()
+                && !self.passwords.is_busy();
+            if self.is_late() {
+                return;
+            }
             quiet = if at_rest { quiet + 1 } else { 0 };
         }
     }
@@ -320,14 +333,23 @@ impl Relay {
         let end = tokio::time::Instant::now() + time;
         self.settle().await;
         // A paused clock jumps to the next timer once everything is at rest: to this one, or to one of the relay's.
-        while tokio::time::Instant::now() < end {
+        let mut stretch = Duration::from_secs(1);
+        while tokio::time::Instant::now() < end && !self.is_late() {
+            // In stretches, so that timers without end cannot keep this from seeing that it is late.
+            let begun = std::time::Instant::now();
             tokio::select! {
                 biased;
                 () = self.dirty.wait() => {}
-                () = tokio::time::sleep_until(end) => {}
+                () = tokio::time::sleep_until(end.min(tokio::time::Instant::now() + stretch)) => {}
             }
             self.settle().await;
+            let is_cheap = begun.elapsed() < Duration::from_millis(5);
+            stretch = if is_cheap { stretch * 2 } else { Duration::from_secs(1) };
         }
+    }
+
+    fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| std::time::Instant::now() >= deadline)
     }
 
     /// What the workers and connections do: reads what peers sent, and brings them what is theirs.

@@ -25,11 +25,13 @@ pub mod reference;
 mod test_vm;
 mod vm;
 
-pub use alarms::{Alarms, Keeper, Left};
+pub use alarms::{Alarms, Id as AlarmId, Keeper, Left};
 pub use api::{
     PasswordPool, RateTable,
+    conn::close_arguments,
     relay::Refusal,
     request::{self, table as request_table},
+    wait::time as wait_time,
 };
 pub use args::type_name;
 pub use budget::{Budget, Ticker};

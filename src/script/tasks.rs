@@ -11,7 +11,7 @@ use std::{
 use mlua::{Function, Lua, MultiValue};
 use tokio::sync::Notify;
 
-use crate::plain::Plain;
+use crate::{plain::Plain, script::alarms::Id};
 
 /// What the script gets when its wait has ended.
 pub enum Waited {
@@ -41,7 +41,7 @@ pub enum Start {
     },
     /// The one kind that does not: an alarm is the instance's.
     Alarm {
-        key: Box<[u8]>,
+        id: Id,
         delay: Duration,
         cancel: Rc<Cancel>,
     },

@@ -59,6 +59,9 @@ impl Stores {
     }
 }
 
+/// A key and its value, or why that cannot be read.
+pub type Row = (Vec<u8>, Result<Plain, Why>);
+
 /// On whose behalf something is done, and when.
 #[derive(Debug, Clone)]
 pub struct Asking {
@@ -144,6 +147,16 @@ impl Store {
             pairs.into_iter().map(|(key, bytes)| readable(&key, &bytes).map(|value| (key, value))).collect()
         };
         self.told(&app, found.and_then(read))
+    }
+
+    /// A page of values, each by itself: one that cannot be read hides no other.
+    pub async fn rows(&self, asking: Asking, range: Range) -> Result<Vec<Row>, Why> {
+        let found = self.look(asking, |reply| LookFor::List { range, bytes_max: usize::MAX, reply }).await?;
+        let row = |(key, bytes): disk::Pair| {
+            let value = readable(&key, &bytes);
+            (key, value)
+        };
+        Ok(found.into_iter().map(row).collect())
     }
 
     /// Whether it was set.

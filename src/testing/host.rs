@@ -3,7 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     path::PathBuf,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
 };
@@ -22,7 +22,7 @@ use crate::{
     plain::{Plain, PlainTable},
     reload::report::{AppReport, Outcome},
     script::{
-        Budget, Make, ScriptError, Waiter, args,
+        self, Budget, Make, ScriptError, Waiter, args,
         plain::{from_plain, to_plain},
     },
 };
@@ -43,6 +43,10 @@ pub struct Bench {
     pub cases: RefCell<Vec<Case>>,
     /// A case runs: apps may be started, and no case be told.
     pub running: Cell<bool>,
+    /// In real time: when the case has taken too long.
+    pub deadline: Cell<Option<std::time::Instant>>,
+    /// The apps of the case: time passes for all of them.
+    stages: RefCell<Vec<Weak<Stage>>>,
     /// What a stub did wrong, which the script that asked it takes for the world's doing.
     pub fault: RefCell<Option<String>>,
     /// The case has asked for the log, errors and all.
@@ -52,6 +56,30 @@ pub struct Bench {
 }
 
 impl Bench {
+    pub fn new(config: Arc<Config>, clock: Clock, budget: Rc<Budget>, log: Captured) -> Bench {
+        Bench {
+            config,
+            clock,
+            budget,
+            log,
+            cases: RefCell::default(),
+            running: Cell::new(false),
+            deadline: Cell::new(None),
+            stages: RefCell::default(),
+            fault: RefCell::default(),
+            asked_log: Cell::new(false),
+            scene: RefCell::default(),
+        }
+    }
+
+    /// Lets everything happen that needs no time to pass, in all apps of the case.
+    async fn settle(&self) {
+        let stages: Vec<Rc<Stage>> = self.stages.borrow().iter().filter_map(Weak::upgrade).collect();
+        for stage in stages {
+            stage.relay.settle().await;
+        }
+    }
+
     /// The errors of scripts that nobody has asked for.
     pub fn unasked(&self) -> Option<String> {
         if self.asked_log.get() {
@@ -68,6 +96,7 @@ struct AppRef(Rc<Stage>);
 struct Stage {
     relay: Relay,
     folder: PathBuf,
+    bench: Rc<Bench>,
     /// Those of transcripts, by their names.
     players: RefCell<Vec<(String, Peer)>>,
 }
@@ -88,7 +117,8 @@ pub fn register(lua: &Lua, carried: &Table, waiter: &Waiter, bench: &Rc<Bench>) 
     let of = bench.clone();
     carried.set(
         "case",
-        lua.create_function(move |lua, (name, function): (String, Function)| {
+        lua.create_function(move |lua, (name, function): (LuaString, Function)| {
+            let name = name.to_string_lossy();
             if of.running.get() {
                 return Err(args::mistake("test.case(name, fn)", "not inside of a case: it would never run"));
             }
@@ -154,11 +184,14 @@ fn starting(lua: &Lua, carried: &Table, waiter: &Waiter, bench: &Rc<Bench>) -> m
             clock: Some(of.clock),
             budget: Some(of.budget.clone()),
             env: Some(env),
+            deadline: of.deadline.get(),
         };
+        let of = of.clone();
         Ok(async move {
             match Relay::start_as(app, setup).await {
                 Ok(relay) => {
-                    let stage = Rc::new(Stage { relay, folder, players: RefCell::default() });
+                    let stage = Rc::new(Stage { relay, folder, players: RefCell::default(), bench: of.clone() });
+                    of.stages.borrow_mut().push(Rc::downgrade(&stage));
                     Ok(Box::new(move |lua: &Lua| lua.create_any_userdata(AppRef(stage))?.into_lua_multi(lua)) as Make)
                 }
                 Err(AppReport { outcome: Outcome::Failed { error, .. }, .. }) => {
@@ -178,7 +211,7 @@ fn apps(lua: &Lua, carried: &Table, waiter: &Waiter, bench: &Rc<Bench>) -> mlua:
             let (stage, headers) = (app.0.clone(), pairs("app:connect(target, options)", &headers)?);
             Ok(async move {
                 let opened = stage.relay.connect_with(&target, &headers).await;
-                stage.relay.settle().await;
+                stage.bench.settle().await;
                 Ok(match opened {
                     Ok(peer) => {
                         Box::new(move |lua: &Lua| lua.create_any_userdata(PeerRef { stage, peer })?.into_lua_multi(lua))
@@ -192,10 +225,11 @@ fn apps(lua: &Lua, carried: &Table, waiter: &Waiter, bench: &Rc<Bench>) -> mlua:
     carried.set(
         "advance",
         waiter.function(lua, "app:advance", |_, (app, seconds): (App, Value)| {
-            let time: Duration = args::duration("app:advance(seconds)", "seconds", &seconds)?;
+            let time: Duration = script::wait_time("app:advance(seconds)", "seconds", &seconds)?;
             let stage = app.0.clone();
             Ok(async move {
                 stage.relay.advance(time).await;
+                stage.bench.settle().await;
                 Ok(make(()))
             })
         })?,
@@ -271,18 +305,19 @@ fn peers(lua: &Lua, carried: &Table, waiter: &Waiter) -> mlua::Result<()> {
             }
             Ok(async move {
                 peer.send_as(data, binary);
-                stage.relay.settle().await;
+                stage.bench.settle().await;
                 Ok(make(()))
             })
         })?,
     )?;
     carried.set(
         "close",
-        waiter.function(lua, "peer:close", |_, (of, code, reason): (Member, u16, String)| {
+        waiter.function(lua, "peer:close", |_, (of, code, reason): (Member, Value, Value)| {
+            let (code, reason) = script::close_arguments("peer:close(code, reason)", &code, &reason)?;
             let (stage, peer) = (of.stage.clone(), of.peer.clone());
             Ok(async move {
                 peer.close(code, &reason);
-                stage.relay.settle().await;
+                stage.bench.settle().await;
                 Ok(make(()))
             })
         })?,
@@ -293,7 +328,7 @@ fn peers(lua: &Lua, carried: &Table, waiter: &Waiter) -> mlua::Result<()> {
             let (stage, peer) = (of.stage.clone(), of.peer.clone());
             Ok(async move {
                 peer.vanish();
-                stage.relay.settle().await;
+                stage.bench.settle().await;
                 Ok(make(()))
             })
         })?,

@@ -9,7 +9,6 @@ mod report;
 pub use report::{junit, summary};
 
 use std::{
-    cell::{Cell, RefCell},
     collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
@@ -32,6 +31,7 @@ use crate::{
     harness::{self, EPOCH},
     problem::ScriptProblem,
     script::{Budget, ScriptError, Sources, TestVm, Ticker},
+    visible::{beginning, visible_but},
 };
 
 /// How many of the last steps a failure shows.
@@ -105,13 +105,24 @@ pub fn files(config: &Config) -> io::Result<Vec<PathBuf>> {
     for folder in folders(config) {
         search(&folder, DEPTH_MAX, &["_test.lua", "_test.luau"], &mut found)?;
     }
+    // Two apps may name one folder in different ways.
+    let mut seen = BTreeSet::new();
+    found.retain(|path| fs::canonicalize(path).is_ok_and(|real| seen.insert(real)));
     Ok(found.into_iter().collect())
 }
 
 fn search(folder: &Path, depth: usize, ends: &[&str], found: &mut BTreeSet<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let (path, kind) = (entry.path(), entry.file_type()?);
+        let path = entry.path();
+        // A link to a file is one; a link to a folder may lead round in a circle.
+        let mut kind = entry.file_type()?;
+        if kind.is_symlink()
+            && let Ok(about) = fs::metadata(&path)
+            && about.is_file()
+        {
+            kind = about.file_type();
+        }
         let name = entry.file_name().to_string_lossy().into_owned();
         if kind.is_dir() && depth > 0 && !name.starts_with('.') && name != "node_modules" {
             search(&path, depth - 1, ends, found)?;
@@ -195,6 +206,7 @@ fn run_file(config: &Arc<Config>, file: &Path, options: &Options, budget: &Rc<Bu
                 return Err(ScriptError::raised("the case is not there the second time that the file is run"));
             };
             bench.running.set(true);
+            bench.deadline.set(Some(Instant::now() + options.timeout));
             vm.run(&function, (), options.timeout).await?;
             match bench.fault.take() {
                 Some(fault) => Err(ScriptError::raised(fault)),
@@ -229,20 +241,19 @@ fn in_bench<T, F: Future<Output = Result<T, ScriptError>>>(
     harness::run(async {
         let clock = Clock::virtual_from(EPOCH);
         let (log, _guard) = Captured::begin(clock);
-        let bench = Rc::new(Bench {
-            config: config.clone(),
-            clock,
-            budget: budget.clone(),
-            log: log.clone(),
-            cases: RefCell::default(),
-            running: Cell::new(false),
-            fault: RefCell::default(),
-            asked_log: Cell::new(false),
-            scene: RefCell::default(),
-        });
+        let bench = Rc::new(Bench::new(config.clone(), clock, budget.clone(), log.clone()));
         let ran = body(bench.clone()).await;
         ran.map_err(|error| failure(error, &bench.scene.borrow(), &log))
     })
+}
+
+/// What a script raises may have any length.
+fn cut(text: &mut String) {
+    const TEXT_MAX: usize = 16 * 1024;
+    if text.len() > TEXT_MAX {
+        text.truncate(beginning(text, TEXT_MAX).len());
+        text.push_str(" …");
+    }
 }
 
 fn failure(error: ScriptError, scene: &[String], log: &Captured) -> String {
@@ -257,9 +268,10 @@ fn failure(error: ScriptError, scene: &[String], log: &Captured) -> String {
             text.push_str(&format!("\n  … {} before", lines.len() - max));
         }
         for line in &lines[lines.len().saturating_sub(max)..] {
-            text.push_str(&format!("\n  {}", crate::visible::visible_but(line, &['\n'])));
+            text.push_str(&format!("\n  {}", visible_but(line, &['\n'])));
         }
     };
+    cut(&mut text);
     lines(&mut text, "what happened:", scene, SCENE_LINES);
     let logged: Vec<String> = log.lines().iter().map(log::Line::shown).collect();
     lines(&mut text, "the log:", &logged, LOG_LINES);

@@ -3,6 +3,7 @@
 use std::{fmt::Write, time::Duration};
 
 use super::FileResult;
+use crate::visible::beginning;
 
 /// `12 passed, 1 failed, in 0.05 s`.
 pub fn summary(results: &[FileResult], took: Duration) -> String {
@@ -49,7 +50,8 @@ fn case(xml: &mut String, file: &str, name: &str, time: Duration, failure: Optio
     match failure {
         None => xml.push_str("/>\n"),
         Some(failure) => {
-            let first = escaped(failure.lines().next().unwrap_or_default());
+            let first = failure.lines().next().unwrap_or_default();
+            let first = escaped(beginning(first, 200));
             let _ =
                 writeln!(xml, ">\n      <failure message=\"{first}\">{}</failure>\n    </testcase>", escaped(failure));
         }

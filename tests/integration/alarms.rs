@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use moonwire::{
     clock::Clock,
-    harness::{self, Relay, Setup, Transcript, check, check_with, run},
+    harness::{self, Peer, Relay, Setup, Transcript, check, check_with, run},
     reload::report::Outcome,
     script::{Plan, Sources},
 };
@@ -250,19 +250,9 @@ const KEEPS: &str = r#"
 
 #[test]
 fn an_alarm_survives_a_restart_and_comes_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let script = folder.path().join("app.lua");
-    fs::write(&script, crate::support::module(KEEPS)).unwrap();
-    let start = async |instances: usize, later: u64| {
-        let mut config = harness::app("app", &script);
-        config.instances = instances;
-        let clock = Clock::virtual_from(harness::EPOCH + Duration::from_secs(later));
-        let setup = Setup { clock: Some(clock), ..Setup::default() };
-        let store = folder.path().join("moonwire.db");
-        Relay::start_in(config, &store, setup).await.unwrap_or_else(|report| panic!("{report:#?}"))
-    };
+    let restarts = Restarts::new(KEEPS);
     run(async {
-        let relay = start(2, 0).await;
+        let relay = restarts.start(2, 0).await;
         let (ann, bob) = (relay.connect("/app/a").await.unwrap(), relay.connect("/app/b").await.unwrap());
         for (peer, asks) in [(&ann, "soon 1"), (&ann, "tea 10"), (&ann, "gone 10"), (&ann, "gone"), (&bob, "milk 90")] {
             peer.send(asks);
@@ -276,7 +266,7 @@ fn an_alarm_survives_a_restart_and_comes_once() {
     });
     // A minute later, with one instance in the place of two: what is overdue comes at once, the rest in its time.
     run(async {
-        let relay = start(1, 60).await;
+        let relay = restarts.start(1, 60).await;
         let peer = relay.connect("/app/a").await.unwrap();
         relay.advance(Duration::from_millis(1)).await;
         // It was due before anybody was there.
@@ -285,7 +275,7 @@ fn an_alarm_survives_a_restart_and_comes_once() {
         assert_eq!(peer.receive_text().as_deref(), Some("milk of 2 in 1"));
     });
     run(async {
-        let relay = start(2, 300).await;
+        let relay = restarts.start(2, 300).await;
         let peer = relay.connect("/app/a").await.unwrap();
         relay.advance(Duration::from_secs(60)).await;
         assert_eq!(peer.receive_text(), None, "each has come");
@@ -311,4 +301,145 @@ fn what_on_start_sets_replaces_what_an_earlier_start_has_left() {
             assert_eq!(peer.receive_text().as_deref(), heard);
         });
     }
+}
+
+/// A restart of the scripts that a test tries, in one folder and with one store.
+struct Restarts {
+    folder: tempfile::TempDir,
+}
+
+impl Restarts {
+    fn new(body: &str) -> Restarts {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("app.lua"), crate::support::module(body)).unwrap();
+        Restarts { folder }
+    }
+
+    fn store(&self) -> PathBuf {
+        self.folder.path().join("moonwire.db")
+    }
+
+    /// `later` seconds after the first start.
+    async fn start(&self, instances: usize, later: u64) -> Relay {
+        let mut config = harness::app("app", &self.folder.path().join("app.lua"));
+        config.instances = instances;
+        config.limits.timers = 1000;
+        let clock = Clock::virtual_from(harness::EPOCH + Duration::from_secs(later));
+        let setup = Setup { clock: Some(clock), ..Setup::default() };
+        Relay::start_in(config, &self.store(), setup).await.unwrap_or_else(|report| panic!("{report:#?}"))
+    }
+}
+
+fn heard(peer: &Peer) -> Vec<String> {
+    std::iter::from_fn(|| peer.receive_text()).collect()
+}
+
+#[test]
+fn the_first_of_several_that_are_due_at_one_moment_may_cancel_the_others() {
+    let restarts = Restarts::new(
+        r#"
+        function app.on_message(conn)
+          for _, key in { "a", "b", "c" } do relay.alarm(key, 5) end
+        end
+        function app.on_alarm(key)
+          relay.broadcast(key)
+          for _, other in { "a", "b", "c" } do relay.alarm(other, nil) end
+        end
+        "#,
+    );
+    run(async {
+        let relay = restarts.start(1, 0).await;
+        let peer = relay.connect("/app/a").await.unwrap();
+        peer.send("set");
+        relay.advance(Duration::from_secs(10)).await;
+        let heard = heard(&peer);
+        assert_eq!(heard.len(), 1, "{heard:?}");
+    });
+    run(async {
+        let relay = restarts.start(1, 60).await;
+        let peer = relay.connect("/app/a").await.unwrap();
+        relay.advance(Duration::from_secs(10)).await;
+        assert_eq!(heard(&peer), [""; 0], "those that were cancelled are on disk no more");
+    });
+}
+
+#[test]
+fn the_same_key_of_several_instances_comes_once_each_when_there_are_fewer_of_them() {
+    let restarts = Restarts::new(KEEPS);
+    run(async {
+        let relay = restarts.start(4, 0).await;
+        for _ in 0..4 {
+            relay.connect("/app/a").await.unwrap().send("tea 90");
+        }
+        relay.settle().await;
+    });
+    run(async {
+        let relay = restarts.start(1, 60).await;
+        let peer = relay.connect("/app/a").await.unwrap();
+        relay.advance(Duration::from_secs(40)).await;
+        let mut heard = heard(&peer);
+        heard.sort();
+        assert_eq!(heard, ["tea of 1 in 1", "tea of 2 in 1", "tea of 3 in 1", "tea of 4 in 1"]);
+    });
+    run(async {
+        let relay = restarts.start(4, 300).await;
+        let peer = relay.connect("/app/a").await.unwrap();
+        relay.advance(Duration::from_secs(60)).await;
+        assert_eq!(heard(&peer), [""; 0]);
+    });
+}
+
+#[test]
+fn one_that_cannot_be_read_hides_no_other_and_stays_on_disk() {
+    let restarts = Restarts::new(KEEPS);
+    run(async {
+        let relay = restarts.start(1, 0).await;
+        let peer = relay.connect("/app/a").await.unwrap();
+        for asks in ["a 90", "b 90", "c 90"] {
+            peer.send(asks);
+        }
+        relay.settle().await;
+    });
+    let damaged = b"not what was written";
+    let disk = rusqlite::Connection::open(restarts.store()).unwrap();
+    let rows = disk.execute("UPDATE store SET value = ?1 WHERE CAST(key AS TEXT) LIKE '% b'", [damaged]).unwrap();
+    assert_eq!(rows, 1);
+    run(async {
+        let relay = restarts.start(1, 60).await;
+        let peer = relay.connect("/app/a").await.unwrap();
+        relay.advance(Duration::from_secs(40)).await;
+        let mut heard = heard(&peer);
+        heard.sort();
+        assert_eq!(heard, ["a of 1 in 1", "c of 1 in 1"]);
+    });
+    let left: Vec<u8> = disk.query_row("SELECT value FROM store", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, damaged);
+}
+
+#[test]
+fn hundreds_of_large_ones_come_back() {
+    let restarts = Restarts::new(
+        r#"
+        function app.on_message(conn)
+          for i = 1, 300 do relay.alarm(`a{i}`, 90, string.rep("x", 60000)) end
+        end
+        local count, bytes = 0, 0
+        function app.on_alarm(_, data)
+          count += 1
+          bytes += #data
+          if count == 300 then relay.broadcast(tostring(bytes)) end
+        end
+        "#,
+    );
+    run(async {
+        let relay = restarts.start(1, 0).await;
+        relay.connect("/app/a").await.unwrap().send("set");
+        relay.settle().await;
+    });
+    run(async {
+        let relay = restarts.start(1, 60).await;
+        let peer = relay.connect("/app/a").await.unwrap();
+        relay.advance(Duration::from_secs(40)).await;
+        assert_eq!(heard(&peer), ["18000000"]);
+    });
 }

@@ -415,3 +415,37 @@ fn what_a_script_raised_in_a_case_that_passed_is_told_unless_it_was_asked_for() 
     let said = said(&folder.run(&["test"]));
     assert!(!said.contains("note: \"asks\""), "{said}");
 }
+
+#[test]
+fn a_case_whose_time_never_passes_ends_at_its_bound() {
+    let folder = folder("");
+    folder.write(
+        "chat.lua",
+        "local app = {}\nfunction app.on_start() relay.every(0.01, function() end) end\nreturn app\n",
+    );
+    folder.write(
+        "chat_test.lua",
+        "local test = require('moonwire.test')\ntest.case('week', function() test.app('chat'):advance('7d') end)\n",
+    );
+    let begun = std::time::Instant::now();
+    folder.check(&["test", "--timeout", "300ms"], 1, &["the case takes longer than --timeout (0.3 s of real time)"]);
+    assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn time_that_passes_for_one_app_passes_for_all_apps_of_the_case() {
+    let folder = folder("");
+    folder.write(
+        "config.toml",
+        "[[app]]\nname = \"a\"\npath = \"/a\"\nscript = \"a.lua\"\n[[app]]\nname = \"b\"\npath = \"/b\"\nscript = \"a.lua\"\n",
+    );
+    folder.write(
+        "a.lua",
+        "local app = {}\nfunction app.on_message(conn) relay.after(5, function() conn:send('late') end) end\nreturn app\n",
+    );
+    folder.write(
+        "chat_test.lua",
+        "local test = require('moonwire.test')\ntest.case('two', function()\nlocal a, b = test.app('a'), test.app('b')\nlocal bob = b:connect('/b')\nbob:send('go') a:advance(6) test.equal(bob:receive(), 'late')\nend)\n",
+    );
+    folder.check(&["test"], 0, &["1 passed"]);
+}

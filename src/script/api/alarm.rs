@@ -45,7 +45,7 @@ pub fn register(lua: &Lua, relay: &Table, host: &Rc<Host>, alarms: &Rc<Alarms>) 
         }
         let due = milliseconds(of.context.clock.unix() + delay);
         let cancel = alarms.set(key, data, due);
-        of.tasks.start(Start::Alarm { key: key.into(), delay, cancel });
+        of.tasks.start(Start::Alarm { id: alarms.id(key), delay, cancel });
         Ok(())
     })?;
     relay.set("alarm", alarm)

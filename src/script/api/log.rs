@@ -5,10 +5,13 @@ use std::rc::Rc;
 use mlua::{Lua, MultiValue, Result, Table, Value};
 use tracing::Level;
 
-use crate::script::{
-    Context,
-    api::json::{EncodeError, encode_into},
-    args,
+use crate::{
+    script::{
+        Context,
+        api::json::{EncodeError, encode_into},
+        args,
+    },
+    visible::beginning,
 };
 
 /// Bytes of one message, and of its fields; a longer message is cut, longer fields are left out.
@@ -50,15 +53,6 @@ fn text(value: &Value) -> Result<String> {
     }
 }
 
-/// At most `bytes_max` bytes of `text`, and no part of a character.
-fn cut(text: &str, bytes_max: usize) -> &str {
-    let mut end = text.len().min(bytes_max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
-}
-
 fn encode_fields(function: &str, fields: &Value, depth_max: usize) -> Result<Option<String>> {
     match fields {
         Value::Nil => return Ok(None),
@@ -79,7 +73,7 @@ fn encode_fields(function: &str, fields: &Value, depth_max: usize) -> Result<Opt
 }
 
 fn event(context: &Context, level: Level, message: &str, fields: Option<&str>) {
-    let message = cut(message, BYTES_MAX);
+    let message = beginning(message, BYTES_MAX);
     let current = context.current.borrow();
     let conn = current.as_deref();
     // A macro, since the level is part of each event's static description.

@@ -172,8 +172,8 @@ end
 
 function methods:close(code, reason)
   called(self, "peer:close(code, reason)")
+  host.close(self.of, code, reason)
   host.note(`{self.name} closes {code or 1000} {reason or ""}`)
-  host.close(self.of, code or 1000, reason or "")
 end
 
 function methods:drop()
@@ -262,7 +262,7 @@ function App:connect(target, options)
   checked("app:connect(target, options)", "target", target, "string")
   if target:sub(1, 1) ~= "/" then raise(`app:connect(target, options): target is a path that begins with /, got {show(target)}`) end
   options = known("app:connect(target, options)", options, { "headers", "subprotocols" })
-  local headers = table.clone(options.headers or {})
+  local headers = table.clone(checked("app:connect(target, options)", "headers", options.headers or {}, "table"))
   if options.subprotocols then headers["sec-websocket-protocol"] = table.concat(options.subprotocols, ", ") end
   peers += 1
   local name = target:match("[?&]name=([%w_-]+)") or `peer{peers}`
@@ -279,8 +279,8 @@ end
 
 function App:advance(seconds)
   local of = app_of(self, "app:advance(seconds)")
-  host.note(`{tostring(seconds)} s pass`)
   host.advance(of, seconds)
+  host.note(`{tostring(seconds)} s pass`)
 end
 
 function App:reload(script)

@@ -9,8 +9,9 @@ pub const TYPES: &[Type] = &[
     },
     Type {
         name: "HttpStub",
-        means: "((request: HttpRequest) -> (HttpResponse?, string?)) | { [string]: HttpResponse | string }",
+        means: "((request: HttpRequest) -> (StubAnswer?, string?)) | { [string]: StubAnswer | string }",
     },
+    Type { name: "StubAnswer", means: "{ status: number?, headers: { [string]: string }?, body: string? }" },
     Type { name: "ConnectOptions", means: "{ headers: { [string]: string }?, subprotocols: { string }? }" },
     Type {
         name: "TestRequest",

@@ -77,7 +77,7 @@ fn luau() -> String {
         text.push_str("end\n");
     }
     text.push_str(&format!("\ndeclare relay: {}\n", luau_table(&tree("relay"), 0)));
-    for entry in entries().filter(|entry| entry.owner().is_empty()) {
+    for entry in entries().filter(|entry| entry.owner().is_empty() && entry.name != "require") {
         if let Ty::Function { params, returns } = Ty::parse(entry.signature) {
             let params: Vec<String> = params.iter().map(Param::declared).collect();
             text.push_str(&format!(
