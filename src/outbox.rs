@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::wire::{self, Kind};
+use crate::wire::{self, Deflater, Inflater, Kind, Message};
 
 /// What became of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct Outbox {
     /// It got something since it was last flushed.
     dirty: Cell<bool>,
     worker: Dirty,
+    /// If compressed messages were agreed on.
+    deflater: Option<Box<Deflater>>,
 }
 
 /// The outboxes of one worker that got something since they were last flushed, by their tokens.
@@ -82,6 +84,19 @@ impl Outbox {
             token: Cell::new(NOWHERE),
             dirty: Cell::new(false),
             worker,
+            deflater: None,
+        }
+    }
+
+    /// For a peer that takes compressed messages.
+    pub fn deflating(self, deflater: Option<Deflater>) -> Outbox {
+        Outbox { deflater: deflater.map(Box::new), ..self }
+    }
+
+    /// Called from time to time: gives back what nothing was compressed with since the last time.
+    pub fn rest(&self) {
+        if let Some(deflater) = &self.deflater {
+            deflater.rest();
         }
     }
 
@@ -103,9 +118,13 @@ impl Outbox {
     }
 
     /// Queues a message. One that is larger than the bound is taken when no other waits.
-    pub fn push(&self, frame: Bytes) -> Push {
-        let push = self.queue.borrow_mut().push(frame);
+    pub fn push(&self, message: &Message) -> Push {
+        let mut queue = self.queue.borrow_mut();
+        // Asked first, and by its length as it is: what was compressed with a context must be sent.
+        let push = queue.room_for(message.plain().len());
         if push == Push::Queued {
+            queue.put(message.frame(self.deflater.as_deref()));
+            drop(queue);
             self.set_dirty();
         }
         push
@@ -184,14 +203,19 @@ impl Outbox {
         self.queue.borrow_mut().clear();
     }
 
-    /// Everything that waits, as its peer would receive it; for peers without a transport.
-    pub fn take_messages(&self) -> Vec<Sent> {
+    /// Everything that waits, as its peer would receive it; for peers without a transport. `inflater` reads what was
+    /// compressed.
+    pub fn take_messages(&self, mut inflater: Option<&mut Inflater>) -> Vec<Sent> {
         let mut queue = self.queue.borrow_mut();
         let mut sent = Vec::new();
         while let Some(frame) = queue.next_frame() {
             let left = frame.len() - queue.written;
             queue.taken(&frame, left);
-            let payload = wire::payload(&frame);
+            let mut payload = wire::payload(&frame);
+            if wire::is_deflated(&frame) {
+                let inflater = inflater.as_mut().expect("only peers that can read it are sent what is compressed");
+                payload = inflater.inflate(&payload, usize::MAX).expect("it can be read").into();
+            }
             sent.push(match wire::kind(&frame) {
                 Kind::Text => Sent::Message { data: payload, binary: false },
                 Kind::Binary => Sent::Message { data: payload, binary: true },
@@ -295,18 +319,22 @@ struct Queue {
 }
 
 impl Queue {
-    fn push(&mut self, frame: Bytes) -> Push {
+    /// What would become of a message's frame of so many bytes.
+    fn room_for(&self, bytes: usize) -> Push {
         if self.closed {
             return Push::Closed;
         }
-        let over = self.message_bytes > 0 && self.message_bytes + frame.len() > self.bytes_max;
+        let over = self.message_bytes > 0 && self.message_bytes + bytes > self.bytes_max;
         if over || self.frames.len() >= FRAMES_MIN.max(self.bytes_max / FRAME_BYTES_MIN) {
             return Push::Full;
         }
+        Push::Queued
+    }
+
+    fn put(&mut self, frame: Bytes) {
         self.bytes += frame.len();
         self.message_bytes += frame.len();
         self.frames.push_back(frame);
-        Push::Queued
     }
 
     fn push_control(&mut self, frame: Bytes) -> Push {
@@ -417,6 +445,12 @@ mod tests {
     use super::*;
     use crate::wire::{encode_close, encode_message, encode_ping, encode_pong};
 
+    fn sent(len: usize) -> Message {
+        let message = Message::new(&vec![b'm'; len - 2], true, None);
+        assert_eq!(message.plain().len(), len);
+        message
+    }
+
     fn outbox(bytes_max: usize) -> Outbox {
         Outbox::new(bytes_max, Dirty::new())
     }
@@ -454,34 +488,34 @@ mod tests {
     #[test]
     fn it_takes_messages_up_to_its_bound() {
         let outbox = outbox(20);
-        assert_eq!(outbox.push(message(10)), Push::Queued);
-        assert_eq!(outbox.push(message(10)), Push::Queued);
-        assert_eq!(outbox.push(message(2)), Push::Full);
+        assert_eq!(outbox.push(&sent(10)), Push::Queued);
+        assert_eq!(outbox.push(&sent(10)), Push::Queued);
+        assert_eq!(outbox.push(&sent(2)), Push::Full);
         assert_eq!(outbox.buffered(), 20);
         assert_eq!(write(&outbox, 2).len(), 2);
-        assert_eq!(outbox.push(message(2)), Push::Queued);
+        assert_eq!(outbox.push(&sent(2)), Push::Queued);
         outbox.set_bytes_max(22);
-        assert_eq!(outbox.push(message(2)), Push::Queued);
-        assert_eq!(outbox.push(message(2)), Push::Full);
+        assert_eq!(outbox.push(&sent(2)), Push::Queued);
+        assert_eq!(outbox.push(&sent(2)), Push::Full);
     }
 
     #[test]
     fn one_message_larger_than_the_bound_is_taken_when_no_other_waits() {
         let outbox = outbox(20);
         outbox.push_control(encode_pong(b"p"));
-        assert_eq!(outbox.push(message(100)), Push::Queued);
-        assert_eq!(outbox.push(message(2)), Push::Full);
+        assert_eq!(outbox.push(&sent(100)), Push::Queued);
+        assert_eq!(outbox.push(&sent(2)), Push::Full);
         write(&outbox, 102);
-        assert_eq!(outbox.push(message(100)), Push::Full);
+        assert_eq!(outbox.push(&sent(100)), Push::Full);
         write_all(&outbox);
-        assert_eq!(outbox.push(message(100)), Push::Queued);
+        assert_eq!(outbox.push(&sent(100)), Push::Queued);
     }
 
     #[test]
     fn tiny_messages_do_not_take_many_times_the_bound() {
         let outbox = outbox(320_000);
         let mut taken = 0;
-        while outbox.push(message(2)) == Push::Queued {
+        while outbox.push(&sent(2)) == Push::Queued {
             taken += 1;
         }
         assert_eq!(taken, 10_000);
@@ -490,10 +524,10 @@ mod tests {
     #[test]
     fn what_waits_goes_before_the_close_and_nothing_after_it() {
         let outbox = outbox(20);
-        outbox.push(message(20));
+        outbox.push(&sent(20));
         outbox.close(4000, "bye");
         outbox.close(1011, "too late");
-        assert_eq!(outbox.push(message(2)), Push::Closed);
+        assert_eq!(outbox.push(&sent(2)), Push::Closed);
         assert_eq!(outbox.push_control(encode_ping(b"")), Push::Closed);
         assert!(outbox.is_closed());
         assert_eq!(outbox.close_code(), Some((4000, "bye".to_owned())));
@@ -515,7 +549,7 @@ mod tests {
             let outbox = outbox(20);
             outbox.close(code, reason);
             assert_eq!(outbox.close_code(), Some(told.clone()));
-            assert_eq!(outbox.take_messages(), [Sent::Close { code: told.0, reason: told.1 }]);
+            assert_eq!(outbox.take_messages(None), [Sent::Close { code: told.0, reason: told.1 }]);
             assert!(outbox.close_sent());
         }
     }
@@ -523,21 +557,21 @@ mod tests {
     #[test]
     fn an_abnormal_close_sends_nothing() {
         let outbox = outbox(20);
-        outbox.push(message(10));
+        outbox.push(&sent(10));
         outbox.close(1006, "no pong");
         assert_eq!(outbox.close_code(), Some((1006, String::new())));
         assert!(outbox.is_closed() && outbox.is_empty() && !outbox.close_sent());
-        assert_eq!(outbox.push(message(2)), Push::Closed);
+        assert_eq!(outbox.push(&sent(2)), Push::Closed);
     }
 
     #[test]
     fn when_the_transport_is_gone_nothing_waits_and_nothing_is_taken() {
         let outbox = outbox(20);
-        outbox.push(message(20));
+        outbox.push(&sent(20));
         write(&outbox, 5);
         outbox.clear();
         assert_eq!((outbox.buffered(), outbox.close_code()), (0, None));
-        assert_eq!(outbox.push(message(2)), Push::Closed);
+        assert_eq!(outbox.push(&sent(2)), Push::Closed);
         outbox.close(1000, "");
         assert_eq!((outbox.buffered(), outbox.close_code()), (0, None));
     }
@@ -545,8 +579,8 @@ mod tests {
     #[test]
     fn a_ping_goes_ahead_and_only_the_newest() {
         let outbox = outbox(20);
-        outbox.push(message(10));
-        outbox.push(message(10));
+        outbox.push(&sent(10));
+        outbox.push(&sent(10));
         write(&outbox, 1);
         outbox.push_control(encode_ping(b"older"));
         outbox.push_control(encode_ping(b"new"));
@@ -560,7 +594,7 @@ mod tests {
         let mut expected = Vec::new();
         for i in 0..16 {
             outbox.push_control(encode_pong(&[i]));
-            outbox.push(message(10));
+            outbox.push(&sent(10));
             expected.push(if i < 15 { encode_pong(&[i]) } else { encode_pong(b"newest") });
             expected.push(message(10));
         }
@@ -575,7 +609,7 @@ mod tests {
     #[test]
     fn a_failed_write_loses_nothing() {
         let outbox = outbox(100);
-        outbox.push(message(10));
+        outbox.push(&sent(10));
         let error = outbox.with_slices(|_| Err(io::ErrorKind::WouldBlock.into())).expect_err("it is passed on");
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         assert_eq!(write_all(&outbox), message(10));
@@ -589,22 +623,22 @@ mod tests {
         for (i, outbox) in outboxes.iter().enumerate() {
             outbox.set_token(10 + i);
         }
-        outboxes[2].push(message(10));
-        outboxes[0].push(message(10));
-        outboxes[2].push(message(10));
+        outboxes[2].push(&sent(10));
+        outboxes[0].push(&sent(10));
+        outboxes[2].push(&sent(10));
         outboxes[2].close(1000, "");
         let list = dirty.take();
         assert_eq!(list, [12, 10]);
         assert!(dirty.is_empty());
         outboxes[2].push_control(encode_pong(b""));
         outboxes[0].mark_clean();
-        outboxes[0].push(message(10));
-        outboxes[0].push(message(110));
+        outboxes[0].push(&sent(10));
+        outboxes[0].push(&sent(110));
         assert_eq!(dirty.take(), [10]);
         let room = list.as_ptr();
         dirty.give_back(list);
         assert_eq!(dirty.take(), Vec::<usize>::new());
-        outboxes[1].push(message(10));
+        outboxes[1].push(&sent(10));
         let list = dirty.take();
         assert_eq!((list.as_ptr(), list.as_slice()), (room, &[11][..]));
     }
@@ -613,13 +647,13 @@ mod tests {
     fn what_comes_before_there_is_a_connection_is_listed_with_it() {
         let dirty = Dirty::new();
         let outbox = Outbox::new(100, dirty.clone());
-        outbox.push(message(10));
+        outbox.push(&sent(10));
         assert!(dirty.is_empty());
         outbox.set_token(7);
         assert_eq!(dirty.take(), [7]);
         outbox.mark_clean();
         outbox.clear_token();
-        outbox.push(message(10));
+        outbox.push(&sent(10));
         assert!(dirty.is_empty());
     }
 
@@ -627,7 +661,7 @@ mod tests {
     fn an_idle_outbox_owns_next_to_nothing() {
         let outbox = outbox(100_000);
         for _ in 0..1_000 {
-            outbox.push(message(10));
+            outbox.push(&sent(10));
         }
         write_all(&outbox);
         assert!(outbox.queue.borrow().frames.capacity() <= ROOM_KEPT);
@@ -636,14 +670,14 @@ mod tests {
     #[test]
     fn a_virtual_peer_gets_what_a_real_one_would() {
         let outbox = outbox(1_000);
-        outbox.push(encode_message(b"text", false));
+        outbox.push(&Message::new(b"text", false, None));
         outbox.push_control(encode_pong(b"p"));
         write(&outbox, 3);
-        outbox.push(encode_message(&[0xff], true));
+        outbox.push(&Message::new(&[0xff], true, None));
         outbox.push_control(encode_ping(b""));
         outbox.close(4001, "bye");
         assert_eq!(
-            outbox.take_messages(),
+            outbox.take_messages(None),
             [
                 Sent::Message { data: "text".into(), binary: false },
                 Sent::Ping,
@@ -752,7 +786,7 @@ mod tests {
             let mut close = None;
             for act in acts {
                 match act {
-                    Act::Push(len) => prop_assert_eq!(outbox.push(message(len)), model.push(message(len))),
+                    Act::Push(len) => prop_assert_eq!(outbox.push(&sent(len)), model.push(message(len))),
                     Act::Ping(payload) => {
                         let frame = encode_ping(&payload);
                         prop_assert_eq!(outbox.push_control(frame.clone()), model.push_control(frame));

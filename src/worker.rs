@@ -73,6 +73,7 @@ struct Joining {
     instance: u16,
     request: Request,
     admission: Admission,
+    deflate: Option<wire::Deflate>,
     permit: Permit,
     counted: Counted,
 }
@@ -301,9 +302,9 @@ impl Worker {
             Admission::Close { .. } => None,
         };
         let instance: &InstanceHandle = app.instance_for(config.shard_by.as_ref(), &upgraded.request, user);
-        let Upgraded { stream, read, request, admission, permit, .. } = upgraded;
+        let Upgraded { stream, read, request, admission, deflate, permit, .. } = upgraded;
         let counted = instance.count_one();
-        let joining = Joining { read, instance: instance.number, request, admission, permit, counted };
+        let joining = Joining { read, instance: instance.number, request, admission, deflate, permit, counted };
         if instance.worker == self.index {
             return self.connect(stream, joining);
         }
@@ -324,11 +325,13 @@ impl Worker {
 
     /// Lets a connection into its instance. Its task is small: what was needed only until here does not stay in it.
     fn connect(self: &Rc<Worker>, stream: Stream, joining: Joining) {
-        let Joining { read, instance, request, admission, mut permit, counted } = joining;
+        let Joining { read, instance, request, admission, deflate, mut permit, counted } = joining;
         permit.admitted();
         let instance = self.instances[&instance].clone();
         let app = instance.app();
-        let outbox = Rc::new(Outbox::new(app.limits.outbox, self.links.dirty()));
+        let deflater = deflate.map(|deflate| wire::Deflater::new(&deflate, self.links.zlib()));
+        let inflater = deflate.map(|deflate| wire::Inflater::new(&deflate, self.links.zlib()));
+        let outbox = Rc::new(Outbox::new(app.limits.outbox, self.links.dirty()).deflating(deflater));
         let link = Rc::new(Link::new(stream, outbox.clone()));
         let token = self.links.add(link.clone());
         let late = !self.open.get() || instance.is_stopping();
@@ -351,7 +354,7 @@ impl Worker {
             }
         };
         let end = End { links: self.links.clone(), token, home: home.clone(), _permit: permit, _counted: counted };
-        let connection = connection::Connection::new(self.links.clone(), link, home, app, read);
+        let connection = connection::Connection::new(self.links.clone(), link, home, app, inflater, read);
         self.spawn(|_| async move {
             let _end = end;
             connection.run().await;

@@ -933,6 +933,8 @@ impl Instance {
         self.hub.set_generation(vm.generation());
         let limits = &vm.plan().app.limits;
         self.hub.set_limits(limits.rooms_per_connection, limits.room_name);
+        let config::Compression { enabled, threshold, binary, level, .. } = vm.plan().app.compression;
+        self.hub.set_compression(enabled.then_some(wire::Compression { threshold, binary, level }));
         for (_, lane) in self.lanes.borrow().iter() {
             lane.conn.outbox.set_bytes_max(limits.outbox);
         }

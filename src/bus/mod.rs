@@ -13,13 +13,13 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
     connection_id::ConnectionId,
     permission::{self, Rules},
     plain::Plain,
+    wire,
 };
 
 /// What one instance asks of another.
@@ -27,11 +27,11 @@ use crate::{
 pub enum BusMessage {
     Publish {
         room: Arc<str>,
-        frame: Bytes,
+        message: wire::Message,
         except: Arc<[ConnectionId]>,
     },
     Broadcast {
-        frame: Bytes,
+        message: wire::Message,
         except: Arc<[ConnectionId]>,
     },
     Event {
@@ -41,7 +41,7 @@ pub enum BusMessage {
     },
     ConnSend {
         id: ConnectionId,
-        frame: Bytes,
+        message: wire::Message,
         droppable: bool,
     },
     ConnClose {
@@ -51,7 +51,7 @@ pub enum BusMessage {
     },
     UserSend {
         user: Arc<str>,
-        frame: Bytes,
+        message: wire::Message,
         droppable: bool,
     },
     UserJoin {
@@ -103,10 +103,10 @@ impl BusMessage {
         const ENVELOPE: usize = 64;
         ENVELOPE
             + match self {
-                BusMessage::Publish { frame, .. }
-                | BusMessage::Broadcast { frame, .. }
-                | BusMessage::ConnSend { frame, .. }
-                | BusMessage::UserSend { frame, .. } => frame.len(),
+                BusMessage::Publish { message, .. }
+                | BusMessage::Broadcast { message, .. }
+                | BusMessage::ConnSend { message, .. }
+                | BusMessage::UserSend { message, .. } => message.plain().len(),
                 BusMessage::Event { data, .. } => data.bytes(),
                 BusMessage::UserAllow { rules, .. } | BusMessage::UserDeny { rules, .. } => permission::bytes(rules),
                 BusMessage::UserReplaceAllow { computed, .. } => {
@@ -269,7 +269,7 @@ mod tests {
     use super::*;
 
     fn publish(bytes: usize) -> BusMessage {
-        BusMessage::Broadcast { frame: Bytes::from(vec![0; bytes]), except: Arc::from([]) }
+        BusMessage::Broadcast { message: wire::Message::new(&vec![0; bytes], true, None), except: Arc::from([]) }
     }
 
     #[tokio::test]

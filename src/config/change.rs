@@ -46,6 +46,7 @@ impl Config {
                 ("env", taken.env != app.env),
                 ("limits", taken.limits != app.limits),
                 ("http", taken.http != app.http),
+                ("compression", taken.compression != app.compression),
             ] {
                 if differs {
                     note(&format!("app.{}.{name}", app.name));

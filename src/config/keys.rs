@@ -3,7 +3,7 @@
 use std::{ops::RangeInclusive, time::Duration};
 
 use super::{
-    App, Http, Limits, Log, Reload, Server, Static, Store,
+    App, Compression, Http, Limits, Log, Reload, Server, Static, Store,
     scripts::plain_table,
     value::{
         Given, Wrong, app_name, count, count_or_auto, duration, flag, http_hosts, listens, log_format, log_level,
@@ -129,7 +129,7 @@ pub const RELOAD: &[Setting<Reload>] = &[
 
 pub const LOG: &[Setting<Log>] = &[setting!(level, AtReload, log_level), setting!(format, AtReload, log_format)];
 
-/// Besides these an app has `limits` and `http`, sections of their own.
+/// Besides these an app has `limits`, `http` and `compression`, sections of their own.
 pub const APP: &[Setting<App>] = &[
     setting!(name, AtRestart, app_name),
     setting!(path, AtRestart, path_pattern),
@@ -145,10 +145,20 @@ pub const APP: &[Setting<App>] = &[
 
 pub const HTTP: &[Setting<Http>] = &[setting!(allow, AtReload, http_hosts)];
 
+pub const COMPRESSION: &[Setting<Compression>] = &[
+    setting!(enabled, AtReload, flag),
+    setting!(threshold, AtReload, size(0..=GIB)),
+    setting!(binary, AtReload, flag),
+    setting!(context, AtReload, flag),
+    // zlib makes no raw stream of 8.
+    setting!(window_bits, AtReload, count(9..=15)),
+    setting!(level, AtReload, count(1..=9)),
+];
+
 pub const STATIC: &[Setting<Static>] = &[setting!(path, AtReload, path_prefix), setting!(folder, AtReload, path)];
 
 /// The sections, and the names of their settings in the order of the lists.
-pub fn sections() -> [(&'static str, Vec<&'static str>); 8] {
+pub fn sections() -> [(&'static str, Vec<&'static str>); 9] {
     fn names<T>(settings: &[Setting<T>]) -> Vec<&'static str> {
         settings.iter().map(|setting| setting.name).collect()
     }
@@ -160,6 +170,7 @@ pub fn sections() -> [(&'static str, Vec<&'static str>); 8] {
         ("log", names(LOG)),
         ("app", [names(APP), vec!["limits"]].concat()),
         ("app.http", names(HTTP)),
+        ("app.compression", names(COMPRESSION)),
         ("static", names(STATIC)),
     ]
 }

@@ -16,7 +16,7 @@ use super::{
     App, Config, ConfigError, Limits, ShardBy, Static,
     environment::{Environment, FILE, in_variable},
     error::{Problem, line_of, nearest},
-    keys::{APP, HTTP, LIMITS, LOG, RELOAD, SERVER, SERVER_LIMITS, STATIC, STORE, Setting, sections},
+    keys::{APP, COMPRESSION, HTTP, LIMITS, LOG, RELOAD, SERVER, SERVER_LIMITS, STATIC, STORE, Setting, sections},
     parse_duration, parse_size,
     pattern::PathPattern,
     scripts::{has, set},
@@ -130,7 +130,8 @@ impl Reader<'_> {
             match settings().find(|setting| setting.name == key.get_ref()) {
                 Some(setting) => self.read_value(section, setting, value, into),
                 // Sections of their own.
-                None if section.name == "app" && matches!(key.get_ref().as_ref(), "limits" | "http") => {}
+                None if section.name == "app"
+                    && matches!(key.get_ref().as_ref(), "limits" | "http" | "compression") => {}
                 None => {
                     let known: Vec<_> = settings().map(|setting| setting.name).collect();
                     self.unknown_key(&key, section.name, &known);
@@ -192,6 +193,13 @@ impl Reader<'_> {
         let http = table.get("http").and_then(|value| self.table("app.http", value));
         let section = Section { name: "app.http", address: format!("{address}.http"), variables: below("HTTP") };
         self.section(&section, &[HTTP], http, &mut app.http);
+        let compression = table.get("compression").and_then(|value| self.table("app.compression", value));
+        let section = Section {
+            name: "app.compression",
+            address: format!("{address}.compression"),
+            variables: below("COMPRESSION"),
+        };
+        self.section(&section, &[COMPRESSION], compression, &mut app.compression);
         self.require(&address, "app", &["name", "path", "script"], span);
         app
     }

@@ -170,6 +170,20 @@ pub struct App {
     pub limits: Limits,
     /// What the script may reach by `relay.http` and `relay.ws`.
     pub http: Http,
+    pub compression: Compression,
+}
+
+/// permessage-deflate, for peers that offer it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compression {
+    pub enabled: bool,
+    /// Bytes from which on a message is compressed.
+    pub threshold: usize,
+    pub binary: bool,
+    /// Whether both sides may refer to their earlier messages.
+    pub context: bool,
+    pub window_bits: u8,
+    pub level: u8,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -219,6 +233,7 @@ impl App {
             env: Vec::new(),
             limits: Limits::default(),
             http: Http::default(),
+            compression: Compression::default(),
         }
     }
 }
@@ -296,6 +311,12 @@ impl Default for Limits {
             store_page: 16 * MIB,
             shared_memory: 64 * MIB,
         }
+    }
+}
+
+impl Default for Compression {
+    fn default() -> Compression {
+        Compression { enabled: false, threshold: KIB, binary: false, context: false, window_bits: 15, level: 2 }
     }
 }
 

@@ -177,6 +177,13 @@ fn a_file_says_what_differs_from_the_defaults() {
         message = "1 KiB"
         [app.http]
         allow = ["API.example.com", "api.example.com:8443", "127.0.0.1:9000", "[0::1]:9000", "localhost", "api.2nd"]
+        [app.compression]
+        enabled = true
+        threshold = "100 B"
+        binary = true
+        context = true
+        window_bits = 12
+        level = 9
         [[static]]
         path = "/assets/"
         folder = "/srv/assets"
@@ -216,6 +223,9 @@ fn a_file_says_what_differs_from_the_defaults() {
         ("api.2nd", None),
     ];
     assert_eq!(allowed, expected.map(|(host, port)| (host.to_owned(), port)));
+    let compression =
+        Compression { enabled: true, threshold: 100, binary: true, context: true, window_bits: 12, level: 9 };
+    assert_eq!(app.compression, compression);
     assert_eq!(config.statics, [Static { path: "/assets/".to_owned(), folder: "/srv/assets".into() }]);
 }
 
@@ -440,6 +450,9 @@ fn an_app_that_could_not_work_is_refused() {
         );
     }
     check_app("http.allow = [\"a\", \"A\"]", "app.http.allow has \"a\" twice");
+    check_app("compression.window_bits = 8", "app.compression.window_bits must be at least 9, got 8");
+    check_app("compression.level = 10", "app.compression.level must be at most 9, got 10");
+    check_app("compression = true", "app.compression must be a table / write [app.compression] on a line of its own");
     check_app("http.alow = []", "unknown setting `app.http.alow` / did you mean `allow`?");
     check_app("env = [\"A=B\"]", "app.env must be the name of a variable, got \"A=B\"");
     check_app("settings = 1", "app.settings must be a table, got 1 / write it below [app.settings]");

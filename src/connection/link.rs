@@ -18,6 +18,7 @@ use tokio::{
 use crate::{
     connection::stream::Stream,
     outbox::{Dirty, Outbox},
+    wire::Zlib,
 };
 
 /// What all connections of a worker read into, one after the other.
@@ -114,11 +115,17 @@ pub struct Links {
     links: RefCell<Slab<Rc<Link>>>,
     dirty: Dirty,
     buffer: RefCell<Vec<u8>>,
+    zlib: Rc<Zlib>,
 }
 
 impl Default for Links {
     fn default() -> Links {
-        Links { links: RefCell::default(), dirty: Dirty::new(), buffer: RefCell::new(vec![0; BUFFER_BYTES]) }
+        Links {
+            links: RefCell::default(),
+            dirty: Dirty::new(),
+            buffer: RefCell::new(vec![0; BUFFER_BYTES]),
+            zlib: Rc::default(),
+        }
     }
 }
 
@@ -126,6 +133,11 @@ impl Links {
     /// The list that the outboxes of this worker put themselves on.
     pub fn dirty(&self) -> Dirty {
         self.dirty.clone()
+    }
+
+    /// What its connections compress and inflate with.
+    pub fn zlib(&self) -> Rc<Zlib> {
+        self.zlib.clone()
     }
 
     pub fn add(&self, link: Rc<Link>) -> usize {

@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep};
 use crate::{
     app::{Instance, Lane},
     config,
-    wire::{self, Decoder, DecoderLimits, Event, Input},
+    wire::{self, Decoder, DecoderLimits, Event, Inflater, Input},
 };
 
 /// Messages that are handled before the other connections have their turn.
@@ -80,13 +80,20 @@ enum Happened {
 
 impl Connection {
     /// `read` is what came behind the handshake.
-    pub fn new(links: Rc<Links>, link: Rc<Link>, home: Home, app: Arc<config::App>, read: Bytes) -> Connection {
+    pub fn new(
+        links: Rc<Links>,
+        link: Rc<Link>,
+        home: Home,
+        app: Arc<config::App>,
+        inflater: Option<Inflater>,
+        read: Bytes,
+    ) -> Connection {
         let now = Instant::now();
         Connection {
             links,
             link,
             home,
-            decoder: Decoder::new(),
+            decoder: Decoder::new(inflater),
             decoding: true,
             pending: read.to_vec(),
             told: false,
@@ -292,6 +299,7 @@ impl Connection {
             return false; // gone without a word: 1006
         } else {
             self.link.outbox.push_control(wire::encode_ping(b""));
+            self.link.outbox.rest();
             self.pinged = Some(now);
         }
         true

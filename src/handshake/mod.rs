@@ -23,8 +23,8 @@ use hyper::{
     StatusCode,
     body::Incoming,
     header::{
-        CONNECTION, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_PROTOCOL, TRANSFER_ENCODING, UPGRADE,
-        WWW_AUTHENTICATE,
+        CONNECTION, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL,
+        TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
     },
     http::request::Parts,
     server::conn::http1,
@@ -44,12 +44,13 @@ use self::{
 use crate::{
     acceptor::{PeerAddr, Permit},
     config::{
-        App, Config,
+        App, Compression, Config,
         pattern::{self, PathPattern},
     },
     connection::stream::Stream,
     identity::{Identity, Response, Verdict},
     peer::Request,
+    wire::Deflate,
 };
 
 /// hyper takes no smaller buffer. Heads are bounded before they reach it.
@@ -142,6 +143,7 @@ pub struct Upgraded {
     pub app: usize,
     pub request: Request,
     pub admission: Admission,
+    pub deflate: Option<Deflate>,
     pub permit: Permit,
 }
 
@@ -205,9 +207,9 @@ pub async fn serve(stream: Stream, peer: PeerAddr, permit: Permit, site: Rc<Site
         return Outcome::Ended;
     }
     let last_answer = match (ending, grant, fault) {
-        (Ending::Done, Some(Grant { app, request, admission }), _) => {
+        (Ending::Done, Some(Grant { app, request, admission, deflate }), _) => {
             let read = if parsed.is_empty() { rest } else { Bytes::from([parsed, rest].concat()) };
-            return Outcome::Upgraded(Box::new(Upgraded { stream, read, app, request, admission, permit }));
+            return Outcome::Upgraded(Box::new(Upgraded { stream, read, app, request, admission, deflate, permit }));
         }
         (_, _, Some(fault)) => refuse(&peer, fault.status(), &fault.reason()),
         (Ending::Late, _, None) if within_head => {
@@ -261,6 +263,7 @@ struct Grant {
     app: usize,
     request: Request,
     admission: Admission,
+    deflate: Option<Deflate>,
 }
 
 /// An upgrade that nothing speaks against.
@@ -272,6 +275,7 @@ struct Welcome {
     subprotocol: Option<String>,
     headers: hyper::HeaderMap,
     admission: Admission,
+    deflate: Option<Deflate>,
 }
 
 impl<D: Door> Talk<'_, D> {
@@ -336,7 +340,7 @@ impl<D: Door> Talk<'_, D> {
     fn upgrade(&self, welcome: Welcome) -> Answer {
         const ACCEPT: HeaderName = hyper::header::SEC_WEBSOCKET_ACCEPT;
 
-        let Welcome { app, request, accept, subprotocol, headers, admission } = welcome;
+        let Welcome { app, request, accept, subprotocol, headers, admission, deflate } = welcome;
         let mut answer = bytes(Bytes::new());
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         *answer.headers_mut() = headers;
@@ -345,8 +349,11 @@ impl<D: Door> Talk<'_, D> {
         if let Some(name) = subprotocol.and_then(|name| HeaderValue::try_from(name).ok()) {
             answer.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, name);
         }
+        if let Some(extension) = deflate.and_then(|deflate| HeaderValue::try_from(deflate.answer()).ok()) {
+            answer.headers_mut().insert(SEC_WEBSOCKET_EXTENSIONS, extension);
+        }
         self.permit.borrow_mut().admitted();
-        self.grant.replace(Some(Grant { app, request, admission }));
+        self.grant.replace(Some(Grant { app, request, admission, deflate }));
         answer
     }
 }
@@ -369,7 +376,7 @@ async fn decide(site: &Site, door: &impl Door, parts: &Parts, sender: &Sender) -
 
     let offer = Offer::of(&parts.headers);
     let request = request::build(parts, params, sender, &offer);
-    let App { name, limits, subprotocols, .. } = site.app(app);
+    let App { name, limits, subprotocols, compression, .. } = site.app(app);
     let asked = door.authenticate(app, request);
     let Ok((verdict, request)) = timeout(limits.authenticate_timeout + APP_GRACE, asked).await else {
         tracing::error!(app = name, "authenticate gave no verdict within `limits.authenticate_timeout`");
@@ -393,13 +400,15 @@ async fn decide(site: &Site, door: &impl Door, parts: &Parts, sender: &Sender) -
                 Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the app's answer cannot be sent")
             })?;
             let admission = Admission::Open { identity, subprotocol: subprotocol.clone() };
-            Ok(Welcome { app, request, accept, subprotocol, headers, admission })
+            let deflate = deflate(&parts.headers, compression);
+            Ok(Welcome { app, request, accept, subprotocol, headers, admission, deflate })
         }
         Verdict::UpgradeAndClose { code, reason } => {
             // Without a subprotocol that it offered, a browser would not see the close.
             let subprotocol = offer.choose(None, subprotocols).unwrap_or_default();
             let admission = Admission::Close { code, reason };
-            Ok(Welcome { app, request, accept, subprotocol, headers: hyper::HeaderMap::new(), admission })
+            let headers = hyper::HeaderMap::new();
+            Ok(Welcome { app, request, accept, subprotocol, headers, admission, deflate: None })
         }
         Verdict::Refuse { status: status @ 400..=599, reason } => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
@@ -411,6 +420,13 @@ async fn decide(site: &Site, door: &impl Door, parts: &Parts, sender: &Sender) -
             Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the app's answer cannot be sent"))
         }
     }
+}
+
+/// What is agreed about compression with a peer that offers it.
+fn deflate(headers: &hyper::HeaderMap, wanted: &Compression) -> Option<Deflate> {
+    let mut offers = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().filter_map(|offers| offers.to_str().ok());
+    let deflate = offers.find_map(|offers| Deflate::agree(offers, wanted.context, wanted.window_bits));
+    deflate.filter(|_| wanted.enabled)
 }
 
 fn unready() -> Refusal {

@@ -18,7 +18,7 @@ use tokio::{
 use super::*;
 use crate::{
     acceptor::Gate,
-    config::{Http, Limits, Log, Origins, Reload, Server, Static},
+    config::{Limits, Log, Reload, Server, Static},
     harness::{alone, resident},
     plain::Plain,
 };
@@ -141,15 +141,9 @@ impl Relay {
             name: "chat".to_owned(),
             path: "/chat/{room}".to_owned(),
             script: PathBuf::from("chat.lua"),
-            instances: 1,
-            shard_by: None,
-            shared: None,
-            origins: Origins::Same,
             subprotocols: vec!["chat.v1".to_owned()],
-            settings: Plain::Nil,
-            env: vec![],
             limits,
-            http: Http::default(),
+            ..App::new("", "", "")
         };
         config.apps.push(Arc::new(app));
         let gate = Gate::new(&config.limits, &config.server.trusted_proxies);

@@ -76,6 +76,8 @@ pub struct Relay {
     bus: Bus,
     /// When whoever waits for it has waited too long, in real time.
     deadline: Option<std::time::Instant>,
+    deflate: Option<wire::Deflate>,
+    zlib: Rc<wire::Zlib>,
     _ticker: Option<Ticker>,
     /// Removed at the end, with what is in it.
     folder: Option<PathBuf>,
@@ -88,6 +90,7 @@ struct Link {
     lane: Rc<Lane>,
     /// Sent, but not read by the relay yet.
     unread: RefCell<VecDeque<(Bytes, bool)>>,
+    inflater: RefCell<Option<wire::Inflater>>,
     received: RefCell<VecDeque<Sent>>,
     /// How the connection ended, for the peer.
     closed: RefCell<Option<(u16, String)>>,
@@ -108,6 +111,8 @@ pub struct Setup {
     pub env: Option<Vec<(String, String)>>,
     /// In real time: then nothing is waited for any more.
     pub deadline: Option<std::time::Instant>,
+    /// What peers agree on about compression.
+    pub deflate: Option<wire::Deflate>,
 }
 
 /// Why a peer was not let in.
@@ -196,6 +201,8 @@ impl Relay {
             passwords: passwords.clone(),
             bus: bus.clone(),
             deadline: setup.deadline,
+            deflate: setup.deflate,
+            zlib: Rc::default(),
             _ticker: ticker,
             folder: None,
         };
@@ -272,13 +279,17 @@ impl Relay {
             let reason = "its permissions have changed: connect again".to_owned();
             return Err(Refused { code: wire::TRY_AGAIN_LATER, reason });
         }
-        let outbox = Rc::new(Outbox::new(instance.app().limits.outbox, self.dirty.clone()));
+        let deflater = self.deflate.map(|deflate| wire::Deflater::new(&deflate, self.zlib.clone()));
+        let inflater = self.deflate.map(|deflate| wire::Inflater::new(&deflate.mirrored(), self.zlib.clone()));
+        let outbox = Outbox::new(instance.app().limits.outbox, self.dirty.clone()).deflating(deflater);
+        let outbox = Rc::new(outbox);
         let lane = instance.open(request, identity, subprotocol, outbox.clone());
         let link = Rc::new(Link {
             outbox: outbox.clone(),
             instance,
             lane,
             unread: RefCell::default(),
+            inflater: RefCell::new(inflater),
             received: RefCell::default(),
             closed: RefCell::default(),
             told: Cell::new(false),
@@ -416,7 +427,7 @@ impl Door for Relay {
 impl Link {
     /// Takes what is queued for the peer, and tells the instance of a close.
     fn drain(&self) {
-        for sent in self.outbox.take_messages() {
+        for sent in self.outbox.take_messages(self.inflater.borrow_mut().as_mut()) {
             if let Sent::Close { code, reason } = &sent {
                 self.closed.borrow_mut().get_or_insert((*code, reason.clone()));
             } else {

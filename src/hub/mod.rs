@@ -16,7 +16,6 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -122,6 +121,7 @@ pub struct Hub {
     slow_closed: Cell<u64>,
     rooms_max: Cell<usize>,
     name_max: Cell<usize>,
+    compression: Cell<Option<wire::Compression>>,
 }
 
 impl Hub {
@@ -149,6 +149,7 @@ impl Hub {
             slow_closed: Cell::new(0),
             rooms_max: Cell::new(rooms_max),
             name_max: Cell::new(name::NAME_BYTES_MAX),
+            compression: Cell::new(None),
         }
     }
 
@@ -197,17 +198,17 @@ impl Hub {
         }
     }
 
-    /// Queues a frame, and tells of it if somebody looks.
-    fn push(&self, conn: &Conn, frame: Bytes) -> Push {
+    /// Queues a message, and tells of it if somebody looks.
+    fn push(&self, conn: &Conn, message: &wire::Message) -> Push {
         if let Some(tracer) = self.tracer.as_ref().filter(|tracer| tracer.is_on()) {
-            let (data, binary) = (wire::payload(&frame), wire::kind(&frame) == wire::Kind::Binary);
+            let (data, binary) = (wire::payload(message.plain()), wire::kind(message.plain()) == wire::Kind::Binary);
             let mut entry = self.trace_entry(conn, What::Out);
             entry.binary = binary;
             entry.bytes = data.len();
             entry.text = tracer::shown(&data, binary);
             tracer.note(entry);
         }
-        conn.outbox.push(frame)
+        conn.outbox.push(message)
     }
 
     pub fn bus(&self) -> &Bus {
@@ -223,6 +224,15 @@ impl Hub {
     pub fn set_limits(&self, rooms_max: usize, name_max: usize) {
         self.rooms_max.set(rooms_max);
         self.name_max.set(name_max.min(name::NAME_BYTES_MAX));
+    }
+
+    /// Which messages it has compressed from now on; None is none.
+    pub fn set_compression(&self, compression: Option<wire::Compression>) {
+        self.compression.set(compression);
+    }
+
+    fn encode(&self, data: &[u8], binary: bool) -> wire::Message {
+        wire::Message::new(data, binary, self.compression.get().as_ref())
     }
 
     fn is_exact(&self, name: &str) -> bool {
@@ -318,7 +328,7 @@ impl Hub {
         if conn.is_closed() {
             return Err(Why::Closed);
         }
-        match self.push(conn, wire::encode_message(data, binary)) {
+        match self.push(conn, &self.encode(data, binary)) {
             Push::Queued => Ok(()),
             Push::Closed => Err(Why::Closed),
             Push::Full if droppable => Err(Why::Slow),
@@ -341,8 +351,8 @@ impl Hub {
         if self.bus.is_busy(&[place]) {
             return Err(Why::Busy);
         }
-        let frame = wire::encode_message(data, binary);
-        let handed_over = self.bus.send(place, BusMessage::ConnSend { id, frame, droppable });
+        let message = self.encode(data, binary);
+        let handed_over = self.bus.send(place, BusMessage::ConnSend { id, message, droppable });
         handed_over.then_some(()).ok_or(Why::Closed)
     }
 
@@ -361,12 +371,12 @@ impl Hub {
         );
     }
 
-    fn deliver(&self, conn: &Conn, frame: &Bytes) {
-        self.deliver_or_drop(conn, frame, false);
+    fn deliver(&self, conn: &Conn, message: &wire::Message) {
+        self.deliver_or_drop(conn, message, false);
     }
 
-    fn deliver_or_drop(&self, conn: &Conn, frame: &Bytes, droppable: bool) {
-        if !conn.closing.get() && self.push(conn, frame.clone()) == Push::Full && !droppable {
+    fn deliver_or_drop(&self, conn: &Conn, message: &wire::Message, droppable: bool) {
+        if !conn.closing.get() && self.push(conn, message) == Push::Full && !droppable {
             self.close_slow(conn);
         }
     }
@@ -497,15 +507,15 @@ impl Hub {
         if room.is_none() && elsewhere.is_empty() && self.patterns.borrow().is_empty() {
             return Ok(());
         }
-        let frame = wire::encode_message(data, binary);
+        let message = self.encode(data, binary);
         if !elsewhere.is_empty() {
             let (room, except): (Arc<str>, Arc<[ConnectionId]>) = (name.into(), except.into());
             for place in elsewhere.iter() {
-                let (room, frame, except) = (room.clone(), frame.clone(), except.clone());
-                self.bus.send(*place, BusMessage::Publish { room, frame, except });
+                let (room, message, except) = (room.clone(), message.clone(), except.clone());
+                self.bus.send(*place, BusMessage::Publish { room, message, except });
             }
         }
-        self.publish_here(name, room.as_deref(), &frame, except);
+        self.publish_here(name, room.as_deref(), &message, except);
         Ok(())
     }
 
@@ -544,13 +554,13 @@ impl Hub {
         room.elsewhere.borrow().clone()
     }
 
-    fn publish_here(&self, name: &str, room: Option<&Room>, frame: &Bytes, except: &[ConnectionId]) {
+    fn publish_here(&self, name: &str, room: Option<&Room>, message: &wire::Message, except: &[ConnectionId]) {
         let patterns = self.patterns.borrow();
         if patterns.is_empty() {
             if let Some(room) = room {
                 room.each(|conn| {
                     if !except.contains(&conn.id) {
-                        self.deliver(conn, frame);
+                        self.deliver(conn, message);
                     }
                 });
             }
@@ -560,7 +570,7 @@ impl Hub {
         self.publishes.set(publish);
         let once = |conn: &Rc<Conn>| {
             if conn.last_publish.replace(publish) != publish && !except.contains(&conn.id) {
-                self.deliver(conn, frame);
+                self.deliver(conn, message);
             }
         };
         if let Some(room) = room {
@@ -577,21 +587,21 @@ impl Hub {
         if self.bus.is_busy(&others) {
             return Err(Why::Busy);
         }
-        let frame = wire::encode_message(data, binary);
+        let message = self.encode(data, binary);
         if !others.is_empty() {
             let except: Arc<[ConnectionId]> = except.into();
             for place in others {
-                self.bus.send(place, BusMessage::Broadcast { frame: frame.clone(), except: except.clone() });
+                self.bus.send(place, BusMessage::Broadcast { message: message.clone(), except: except.clone() });
             }
         }
-        self.broadcast_here(&frame, except);
+        self.broadcast_here(&message, except);
         Ok(())
     }
 
-    fn broadcast_here(&self, frame: &Bytes, except: &[ConnectionId]) {
+    fn broadcast_here(&self, message: &wire::Message, except: &[ConnectionId]) {
         for conn in self.conns.borrow().values() {
             if !except.contains(&conn.id) {
-                self.deliver(conn, frame);
+                self.deliver(conn, message);
             }
         }
     }
@@ -632,13 +642,13 @@ impl Hub {
         if self.bus.is_busy(&others) {
             return Err(Why::Busy);
         }
-        let frame = wire::encode_message(data, binary);
+        let message = self.encode(data, binary);
         let name: Arc<str> = user.into();
         for place in others {
-            self.bus.send(place, BusMessage::UserSend { user: name.clone(), frame: frame.clone(), droppable });
+            self.bus.send(place, BusMessage::UserSend { user: name.clone(), message: message.clone(), droppable });
         }
         for conn in self.user_conns(user) {
-            self.deliver_or_drop(&conn, &frame, droppable);
+            self.deliver_or_drop(&conn, &message, droppable);
         }
         Ok(())
     }
@@ -845,15 +855,15 @@ impl Hub {
     /// Applies what came over the bus; returns what is for the scripts.
     pub fn receive(&self, message: BusMessage) -> Option<Emitted> {
         match message {
-            BusMessage::Publish { room, frame, except } => {
+            BusMessage::Publish { room, message, except } => {
                 let here = self.rooms.borrow().get(&*room).cloned();
-                self.publish_here(&room, here.as_deref(), &frame, &except);
+                self.publish_here(&room, here.as_deref(), &message, &except);
             }
-            BusMessage::Broadcast { frame, except } => self.broadcast_here(&frame, &except),
+            BusMessage::Broadcast { message, except } => self.broadcast_here(&message, &except),
             BusMessage::Event { name, data, source } => return Some(Emitted { name, data, source }),
-            BusMessage::ConnSend { id, frame, droppable } => {
+            BusMessage::ConnSend { id, message, droppable } => {
                 if let Some(conn) = self.conn(id) {
-                    self.deliver_or_drop(&conn, &frame, droppable);
+                    self.deliver_or_drop(&conn, &message, droppable);
                 }
             }
             BusMessage::ConnClose { id, code, reason } => {
@@ -861,9 +871,9 @@ impl Hub {
                     conn.end(code, &reason);
                 }
             }
-            BusMessage::UserSend { user, frame, droppable } => {
+            BusMessage::UserSend { user, message, droppable } => {
                 for conn in self.user_conns(&user) {
-                    self.deliver_or_drop(&conn, &frame, droppable);
+                    self.deliver_or_drop(&conn, &message, droppable);
                 }
             }
             BusMessage::UserJoin { user, room, done: _done } => {

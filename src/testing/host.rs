@@ -185,6 +185,7 @@ fn starting(lua: &Lua, carried: &Table, waiter: &Waiter, bench: &Rc<Bench>) -> m
             budget: Some(of.budget.clone()),
             env: Some(env),
             deadline: of.deadline.get(),
+            deflate: None,
         };
         let of = of.clone();
         Ok(async move {

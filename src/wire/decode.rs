@@ -1,11 +1,12 @@
 //! From a peer's bytes to events: frames, masks, messages in fragments, and every rule that a peer may break.
 
-use std::ops::Range;
+use std::{mem, ops::Range};
 
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::{
     close::{self, CONTROL_BYTES_MAX, INVALID_DATA, PROTOCOL, TOO_BIG},
+    deflate::Inflater,
     mask::Mask,
     utf8::{Utf8, is_utf8},
 };
@@ -23,6 +24,8 @@ pub struct Decoder {
     data: Vec<u8>,
     /// A control frame's bytes so far: it may come between the fragments of a message.
     control: Vec<u8>,
+    /// For compressed messages, if they were agreed on.
+    inflater: Option<Box<Inflater>>,
     /// The last event was lent from `data` or `control`, which goes when the next one is asked for.
     lent: bool,
     /// A close or a fault has been told.
@@ -71,7 +74,7 @@ impl Fault {
         Fault { code: INVALID_DATA, reason: format!("{what} is not UTF-8") }
     }
 
-    fn too_big(setting: &str, limit: usize, unit: &str) -> Fault {
+    pub(super) fn too_big(setting: &str, limit: usize, unit: &str) -> Fault {
         Fault { code: TOO_BIG, reason: format!("message over {setting} ({limit} {unit})") }
     }
 }
@@ -117,12 +120,14 @@ struct Frame {
     last: bool,
     mask: Mask,
     left: usize,
+    deflated: bool,
 }
 
-/// A message that has begun and not ended. Whether it is compressed belongs here, once that is negotiated.
+/// A message that has begun and not ended.
 #[derive(Debug)]
 struct Partial {
     binary: bool,
+    deflated: bool,
     fragments: usize,
     utf8: Utf8,
 }
@@ -139,8 +144,9 @@ enum Found {
 }
 
 impl Decoder {
-    pub fn new() -> Decoder {
-        Decoder::default()
+    /// `inflater` if compressed messages were agreed on.
+    pub fn new(inflater: Option<Inflater>) -> Decoder {
+        Decoder { inflater: inflater.map(Box::new), ..Decoder::default() }
     }
 
     /// The next event at the front of `input`, which is unmasked in place. None: all of it has been taken, and more is
@@ -259,8 +265,9 @@ impl Decoder {
         let Some(([first, second], after)) = bytes.split_first_chunk() else {
             return Ok(None);
         };
-        // RSV1 will mark a compressed message, on its first frame only.
-        if first & 0x70 != 0 {
+        // The first of them marks a compressed message, on its first frame only.
+        let deflated = first & 0x40 != 0;
+        if first & 0x30 != 0 || deflated && self.inflater.is_none() {
             return Err(Fault::protocol("a frame has reserved bits set, but no extension was negotiated"));
         }
         let last = first & 0x80 != 0;
@@ -269,6 +276,9 @@ impl Decoder {
         match opcode {
             OpCode::Data(Data::Reserved(code)) | OpCode::Control(Control::Reserved(code)) => {
                 return Err(Fault::protocol(format!("a frame has the reserved opcode {code}")));
+            }
+            OpCode::Control(_) | OpCode::Data(Data::Continue) if deflated => {
+                return Err(Fault::protocol("only the first frame of a message is marked as compressed"));
             }
             OpCode::Control(_) => {
                 if !last {
@@ -319,13 +329,13 @@ impl Decoder {
         }
         let left = match (opcode, usize::try_from(length)) {
             (OpCode::Control(_), Ok(left)) => left,
-            (_, Ok(left)) if left <= limits.message.saturating_sub(self.data.len()) => left,
+            (_, Ok(left)) if left <= self.bytes_max(deflated, limits).saturating_sub(self.data.len()) => left,
             _ => return Err(Fault::too_big("limits.message", limits.message, "bytes")),
         };
         let Some((key, after)) = after.split_first_chunk() else {
             return Ok(None);
         };
-        let frame = Frame { opcode, last, mask: Mask::new(*key), left };
+        let frame = Frame { opcode, last, mask: Mask::new(*key), left, deflated };
         Ok(Some((frame, bytes.len() - after.len())))
     }
 
@@ -366,6 +376,9 @@ impl Decoder {
             Some(message) => message,
             None => {
                 let binary = data == Data::Binary;
+                if ends && frame.deflated {
+                    return self.inflate(payload, binary, limits).map(Some);
+                }
                 if ends {
                     return if binary || is_utf8(payload) {
                         Ok(Some(Found::Message { place: Place::Input(range), binary }))
@@ -373,21 +386,44 @@ impl Decoder {
                         Err(Fault::not_utf8("a text message"))
                     };
                 }
-                self.message.insert(Partial { binary, fragments: 0, utf8: Utf8::default() })
+                self.message.insert(Partial { binary, deflated: frame.deflated, fragments: 0, utf8: Utf8::default() })
             }
         };
-        let binary = message.binary;
-        if !binary && (message.utf8.push(payload).is_err() || ends && !message.utf8.is_whole()) {
+        let (binary, deflated) = (message.binary, message.deflated);
+        if !binary && !deflated && (message.utf8.push(payload).is_err() || ends && !message.utf8.is_whole()) {
             return Err(Fault::not_utf8("a text message"));
         }
         message.fragments += usize::from(frame.left == 0);
-        let most = if frame.last { self.data.len() + payload.len() + frame.left } else { limits.message };
+        let most = match frame.last {
+            true => self.data.len() + payload.len() + frame.left,
+            false => self.bytes_max(deflated, limits),
+        };
         append(&mut self.data, payload, most);
         if !ends {
             return Ok(None);
         }
         self.message = None;
+        if deflated {
+            let compressed = mem::take(&mut self.data);
+            return self.inflate(&compressed, binary, limits).map(Some);
+        }
         Ok(Some(Found::Message { place: Place::Kept, binary }))
+    }
+
+    /// How many bytes the frames of a message may have. What cannot be compressed becomes a little longer.
+    fn bytes_max(&self, deflated: bool, limits: &DecoderLimits) -> usize {
+        let deflated = deflated || self.message.as_ref().is_some_and(|message| message.deflated);
+        limits.message.saturating_add(if deflated { limits.message / 1024 + 64 } else { 0 })
+    }
+
+    fn inflate(&mut self, compressed: &[u8], binary: bool, limits: &DecoderLimits) -> Result<Found, Fault> {
+        let inflater = self.inflater.as_mut().expect("a compressed frame was let in for it");
+        self.data = inflater.inflate(compressed, limits.message)?;
+        if binary || is_utf8(&self.data) {
+            Ok(Found::Message { place: Place::Kept, binary })
+        } else {
+            Err(Fault::not_utf8("a text message"))
+        }
     }
 
     /// Frees what was lent by the last event. A control frame may have come in the middle of a message.
@@ -504,7 +540,7 @@ mod tests {
     }
 
     fn decode(pieces: &[&[u8]], limits: &DecoderLimits) -> Vec<Said> {
-        let (mut decoder, mut said) = (Decoder::new(), Vec::new());
+        let (mut decoder, mut said) = (Decoder::new(None), Vec::new());
         for piece in pieces {
             read(&mut decoder, piece, limits, &mut said);
         }
@@ -540,7 +576,7 @@ mod tests {
         let mut bytes =
             [frame(LAST | TEXT, b"Hello"), frame(LAST | PING, b"p"), frame(LAST | BINARY, &[9; 300])].concat();
         let lent = bytes.as_ptr_range();
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::new(None);
         // Even when its header came earlier.
         let (header, rest) = bytes.split_at_mut(3);
         assert_eq!(decoder.next(&mut Input::new(header), &LIMITS), Ok(None));
@@ -560,7 +596,7 @@ mod tests {
         let (first, second) = (frame(LAST | TEXT, b"one"), frame(LAST | TEXT, b"two"));
         let mut bytes = [first, second.clone()].concat();
         let mut input = Input::new(&mut bytes);
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::new(None);
         assert!(matches!(decoder.next(&mut input, &LIMITS), Ok(Some(_))));
         assert_eq!(input.rest(), second);
     }
@@ -623,6 +659,84 @@ mod tests {
         }
     }
 
+    /// What a client sends is read by a decoder that has agreed on compression, at once and byte by byte.
+    #[track_caller]
+    fn check_deflated(frames: &[Vec<u8>], expected: &[Said]) {
+        use crate::wire::deflate::Deflate;
+        let agreed = Deflate { server_keeps: true, client_keeps: true, server_bits: 15, client_bits: None };
+        let bytes = frames.concat();
+        for size in [bytes.len().max(1), 1] {
+            let mut decoder = Decoder::new(Some(Inflater::new(&agreed, Default::default())));
+            let mut said = Vec::new();
+            for piece in bytes.chunks(size) {
+                read(&mut decoder, piece, &LIMITS, &mut said);
+            }
+            assert_eq!(said, expected, "in pieces of {size}");
+        }
+    }
+
+    const DEFLATED: u8 = 0x40;
+
+    #[test]
+    fn a_compressed_message_may_come_in_fragments_and_beside_others() {
+        const HELLO: &[u8] = &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+        check_deflated(
+            &[
+                frame(LAST | DEFLATED | TEXT, HELLO),
+                frame(LAST | TEXT, b"plain"),
+                frame(DEFLATED | BINARY, &HELLO[..3]),
+                frame(LAST | PING, b"p"),
+                frame(CONTINUE, b""),
+                frame(LAST | CONTINUE, &HELLO[3..]),
+                frame(LAST | DEFLATED | TEXT, &[0x00]),
+                frame(DEFLATED | TEXT, b""),
+                frame(LAST | CONTINUE, &[0x00]),
+            ],
+            &[
+                text("Hello"),
+                text("plain"),
+                Said::Ping(b"p".to_vec()),
+                Said::Binary(b"Hello".to_vec()),
+                text(""),
+                text(""),
+            ],
+        );
+    }
+
+    #[test]
+    fn only_the_first_frame_of_a_message_is_marked_as_compressed() {
+        let marked = [fault(1002, "only the first frame of a message is marked as compressed")];
+        check_deflated(&[frame(LAST | DEFLATED | PING, b"")], &marked);
+        check_deflated(&[frame(LAST | DEFLATED | CLOSE, b"")], &marked);
+        check_deflated(&[frame(DEFLATED | TEXT, b""), frame(LAST | DEFLATED | CONTINUE, b"\0")], &marked);
+        for bits in [0x20, 0x10, 0x60] {
+            let reserved = "a frame has reserved bits set, but no extension was negotiated";
+            check_deflated(&[frame(LAST | bits | TEXT, b"\0")], &[fault(1002, reserved)]);
+        }
+    }
+
+    #[test]
+    fn a_compressed_message_is_held_to_the_limit_and_to_utf8() {
+        let deflate = |data: &[u8]| {
+            let mut compressed = Vec::new();
+            crate::wire::deflate::Zlib::default().deflate(data, 15, 6, |bytes| compressed = bytes.to_vec());
+            compressed
+        };
+        let over = [fault(1009, "message over limits.message (1000 bytes)")];
+        check_deflated(&[frame(LAST | DEFLATED | TEXT, &deflate(&[b'x'; 1_000]))], &[text(&"x".repeat(1_000))]);
+        check_deflated(&[frame(LAST | DEFLATED | TEXT, &deflate(&[b'x'; 1_001]))], &over);
+        // Even what does not become shorter.
+        let noise: Vec<u8> = (0..1_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        check_deflated(&[frame(LAST | DEFLATED | BINARY, &deflate(&noise))], &[Said::Binary(noise)]);
+        check_deflated(&[frame(DEFLATED | BINARY, &[0; 600]), frame(CONTINUE, &[0; 600])], &over);
+        check_deflated(
+            &[frame(LAST | DEFLATED | TEXT, &deflate(b"\xff"))],
+            &[fault(1007, "a text message is not UTF-8")],
+        );
+        let broken = [fault(1007, "a compressed message cannot be inflated")];
+        check_deflated(&[frame(LAST | DEFLATED | TEXT, &[0x07])], &broken);
+    }
+
     #[test]
     fn a_client_masks_what_it_sends() {
         for opcode in [TEXT, BINARY, CLOSE, PING, PONG] {
@@ -677,7 +791,7 @@ mod tests {
     #[test]
     fn a_declared_length_costs_nothing_until_its_bytes_come() {
         let limits = DecoderLimits { message: usize::MAX, fragments: 1 };
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::new(None);
         let mut said = vec![];
         read(
             &mut decoder,
@@ -747,7 +861,7 @@ mod tests {
 
     #[test]
     fn it_is_partial_from_the_first_byte_of_a_message_to_its_last() {
-        let (mut decoder, mut said) = (Decoder::new(), Vec::new());
+        let (mut decoder, mut said) = (Decoder::new(None), Vec::new());
         let mut after = |piece: &[u8]| {
             read(&mut decoder, piece, &LIMITS, &mut said);
             decoder.is_partial()

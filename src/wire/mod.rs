@@ -6,6 +6,7 @@
 mod accept;
 mod close;
 mod decode;
+mod deflate;
 mod encode;
 mod mask;
 mod utf8;
@@ -16,4 +17,8 @@ pub use close::{
     TOO_BIG, TRY_AGAIN_LATER, UNSUPPORTED, cut_reason, is_sendable_close_code,
 };
 pub use decode::{Decoder, DecoderLimits, Event, Fault, Input};
-pub use encode::{Kind, encode_close, encode_message, encode_ping, encode_pong, kind, payload, read_close};
+pub use deflate::{Deflate, Deflater, Inflater, WINDOW_BITS_MAX, WINDOW_BITS_MIN, Zlib};
+pub use encode::{
+    Compression, Kind, Message, encode_close, encode_message, encode_ping, encode_pong, is_deflated, kind, payload,
+    read_close,
+};

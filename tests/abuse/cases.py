@@ -26,6 +26,7 @@ from peer import (
     Unexpected,
     close_frame,
     code_of,
+    deflate,
     frame,
     http,
     request,
@@ -304,8 +305,8 @@ async def two_thousand_dripped_handshakes_are_hung_up_on_in_time(relay):
 # ── frames ──
 
 
-async def closed_with(relay, data, code, what):
-    async with await Peer.open(relay) as peer:
+async def closed_with(relay, data, code, what, **options):
+    async with await Peer.open(relay, **options) as peer:
         async with peer.sending(data):
             try:
                 equal(await peer.closed(), code, "the close code")
@@ -369,6 +370,59 @@ async def a_message_of_exactly_the_limit_comes_back_and_one_byte_more_is_closed_
     await closed_with(relay, frame(BINARY, data + b"a"), TOO_BIG, "a message of one byte more")
     halves = frame(BINARY, data[:-1], fin=False) + frame(CONTINUATION, b"aa")
     await closed_with(relay, halves, TOO_BIG, "two fragments of one byte more together")
+
+
+@case
+async def a_compressed_message_comes_back_compressed_if_it_is_long_and_text(relay):
+    text = b'{"type":"moved","x":1,"y":2}' * 100
+    async with await Peer.open(relay, deflates=True) as peer:
+        for opcode, data, comes_compressed in [(TEXT, text, True), (TEXT, b"short", False), (BINARY, text, False)]:
+            for whole in [
+                frame(opcode, deflate(data), reserved=4),
+                frame(opcode, deflate(data)[:5], reserved=4, fin=False) + frame(CONTINUATION, deflate(data)[5:]),
+                frame(opcode, data),
+            ]:
+                await peer.send(whole)
+                found = await peer.frame()
+                equal((found.opcode, found.payload == data), (opcode, True), "whether the echo is what was sent")
+                equal(found.deflated, comes_compressed, "whether the echo is compressed")
+
+
+@case
+async def a_compressed_message_that_would_be_too_long_is_closed_with_1009_and_costs_no_memory(relay):
+    bomb = deflate(b"\0" * 900 * MIB)
+    within(len(bomb), MESSAGE_BYTES, "bytes of the bomb")
+    just = deflate(b"a" * (MESSAGE_BYTES + 1))
+    for what, data in {"900 MiB of zeros": bomb, "a message of one byte more": just}.items():
+        await closed_with(relay, frame(TEXT, data, reserved=4), TOO_BIG, what, deflates=True)
+        with memory_grows_by_at_most(relay, 4 * MIB):
+            await many(50, 5, lambda _: closed_with(relay, frame(TEXT, data, reserved=4), TOO_BIG, what, deflates=True))
+    halves = frame(TEXT, bomb[:1000], reserved=4, fin=False) + frame(CONTINUATION, bomb[1000:])
+    await closed_with(relay, halves, TOO_BIG, "a bomb in two fragments", deflates=True)
+    async with await Peer.open(relay, deflates=True) as peer:
+        await peer.send(frame(TEXT, deflate(b"a" * MESSAGE_BYTES), reserved=4))
+        equal(len(await peer.message()), MESSAGE_BYTES, "the length of a message of just the limit")
+
+
+@case
+async def what_cannot_be_inflated_is_closed_with_1007(relay):
+    noise = random.Random(2)
+    for what, data in {"an unknown kind of block": b"\x07", "a length that is wrong": b"\x01\x05\0\0\0"}.items():
+        await closed_with(relay, frame(TEXT, data, reserved=4), INVALID, what, deflates=True)
+    await closed_with(relay, frame(TEXT, deflate(b"\xff"), reserved=4), INVALID, "not UTF-8", deflates=True)
+    for opcode, fin in [(CONTINUATION, True), (PING, True), (CLOSE, True)]:
+        before = frame(TEXT, b"", reserved=4, fin=False) if opcode == CONTINUATION else b""
+        marked = before + frame(opcode, b"\0", reserved=4)
+        await closed_with(relay, marked, PROTOCOL, f"opcode {opcode} marked as compressed", deflates=True)
+    for _ in range(200):
+        data = bytearray(deflate(b"the same words, again and again " * 50))
+        for _ in range(3):
+            data[noise.randrange(len(data))] = noise.randrange(256)
+        async with await Peer.open(relay, deflates=True) as peer:
+            await peer.send(frame(TEXT, bytes(data), reserved=4))
+            found = await peer.frame()
+            if found.opcode == CLOSE:
+                equal(code_of(found) in (INVALID, TOO_BIG), True, f"whether {code_of(found)} is 1007 or 1009")
 
 
 @case

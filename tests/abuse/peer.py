@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import struct
+import zlib
 from dataclasses import dataclass
 
 from hashlib import sha1
@@ -16,6 +17,9 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 # What `closed` gives when there was no close frame: what a browser would say.
 NO_CODE, NO_CLOSE = 1005, 1006
 SECONDS = 10
+DEFLATES = b"permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n"
+# What ends each compressed message, and is not sent.
+TAIL = b"\0\0\xff\xff"
 
 names = (f"peer-{number}" for number in itertools.count(1))
 
@@ -41,6 +45,12 @@ def frame(opcode, payload=b"", *, fin=True, reserved=0, masked=True, declared=No
 def mask(payload, key):
     whole = (key * (len(payload) // 4 + 1))[: len(payload)]
     return (int.from_bytes(payload, "big") ^ int.from_bytes(whole, "big")).to_bytes(len(payload), "big")
+
+
+def deflate(data):
+    """As a compressed message has it."""
+    stream = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return (stream.compress(data) + stream.flush(zlib.Z_SYNC_FLUSH)).removesuffix(TAIL)
 
 
 def close_frame(code, reason=b""):
@@ -135,19 +145,23 @@ class Frame:
     opcode: int
     payload: bytes
     fin: bool
+    deflated: bool
 
 
 class Peer(Connection):
     """Past the handshake."""
 
     name = None
+    # Compressed messages were agreed on, without context.
+    deflates = False
 
     @classmethod
-    async def open(cls, relay, **options):
+    async def open(cls, relay, deflates=False, **options):
         peer = await cls.to(relay.port, **options)
         peer.name = next(names)
         relay.opened.append(peer.name)
-        head = request(relay.port, f"/echo?name={peer.name}")
+        offer = {"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits"} if deflates else {}
+        head = request(relay.port, f"/echo?name={peer.name}", **offer)
         await peer.send(head)
         async with asyncio.timeout(SECONDS):
             while b"\r\n\r\n" not in peer.read:
@@ -157,6 +171,9 @@ class Peer(Connection):
         peer.read = bytearray(rest)
         if not answer.startswith(b"HTTP/1.1 101 ") or accept_of(head) not in answer:
             raise Unexpected(f"a good handshake was answered with {answer!r}")
+        peer.deflates = DEFLATES in answer
+        if peer.deflates != deflates:
+            raise Unexpected(f"compression was asked for or not, and the answer is {answer!r}")
         return peer
 
     async def frame(self, seconds=SECONDS):
@@ -172,7 +189,7 @@ class Peer(Connection):
         data = self.read
         if len(data) < 2:
             return None
-        if data[1] & 0x80 or data[0] & 0x70:
+        if data[1] & 0x80 or data[0] & (0x30 if self.deflates else 0x70):
             raise Unexpected(f"the relay sent a masked frame, or reserved bits: {bytes(data[:20])!r}")
         length, start = data[1] & 0x7F, 2
         if length > 125:
@@ -182,7 +199,11 @@ class Peer(Connection):
             length = int.from_bytes(data[2:start], "big")
         if len(data) < start + length:
             return None
-        found = Frame(data[0] & 0x0F, bytes(data[start : start + length]), bool(data[0] & 0x80))
+        payload = bytes(data[start : start + length])
+        deflated = bool(data[0] & 0x40)
+        if deflated:
+            payload = zlib.decompressobj(-15).decompress(payload + TAIL)
+        found = Frame(data[0] & 0x0F, payload, bool(data[0] & 0x80), deflated)
         del data[: start + length]
         return found
 

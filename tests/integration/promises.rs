@@ -4,7 +4,10 @@
 use std::{cell::RefCell, collections::BTreeMap, path::Path, rc::Rc, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
-use moonwire::harness::{Peer, Relay, app, run};
+use moonwire::{
+    harness::{Peer, Relay, Setup, app, run},
+    wire::Deflate,
+};
 use proptest::prelude::*;
 use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
 
@@ -120,12 +123,13 @@ fn bad_script(kind: usize) -> String {
     }
 }
 
-async fn play(script: &Path, steps: &[Step]) -> Result<(), TestCaseError> {
+async fn play(script: &Path, steps: &[Step], deflate: Option<Deflate>) -> Result<(), TestCaseError> {
     std::fs::write(script, SCRIPT).unwrap();
     let mut config = app("app", script);
     config.limits.script_errors = 10_000;
     config.instances = 1;
-    let relay = Relay::start(config).await.unwrap();
+    config.compression.threshold = 0;
+    let relay = Relay::start_as(config, Setup { deflate, ..Setup::default() }).await.unwrap();
     let watcher = relay.connect("/app/x?watch=1&name=watcher").await.unwrap();
     relay.settle().await;
     let mut peers: Vec<Modelled> = Vec::new();
@@ -272,9 +276,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_promises_hold_over_random_interleavings(steps in prop::collection::vec(step(), 1..60)) {
+    fn the_promises_hold_over_random_interleavings_compressed_and_not(
+        steps in prop::collection::vec(step(), 1..60),
+        keeps in prop::option::of(any::<bool>()),
+        bits in 9..=15u8,
+    ) {
         let folder = tempfile::tempdir().unwrap();
-        run(play(&folder.path().join("app.lua"), &steps))?;
+        let terms = |keeps| Deflate { server_keeps: keeps, client_keeps: keeps, server_bits: bits, client_bits: None };
+        run(play(&folder.path().join("app.lua"), &steps, keeps.map(terms)))?;
     }
 }
 

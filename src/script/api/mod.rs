@@ -165,7 +165,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::{
         clock::Clock,
-        config::{self, Limits},
+        config,
         hub::Hub,
         plain::{Plain, PlainTable},
         script::{Phase, sandbox},
@@ -175,21 +175,12 @@ pub(crate) mod tests {
     /// An app with these settings, alone in its process.
     pub fn test_app() -> config::App {
         config::App {
-            name: "chat".to_owned(),
-            path: "/chat".to_owned(),
-            script: "chat.lua".into(),
-            instances: 1,
-            shard_by: None,
-            shared: None,
-            origins: config::Origins::Same,
-            subprotocols: Vec::new(),
             settings: Plain::Table(Box::new(PlainTable {
                 pairs: vec![(Plain::string("secret"), Plain::string("s"))],
                 ..PlainTable::default()
             })),
             env: vec!["PATH".to_owned(), "MOONWIRE_TEST_UNSET".to_owned()],
-            limits: Limits::default(),
-            http: config::Http::default(),
+            ..config::App::new("chat", "/chat", "chat.lua")
         }
     }
 
