@@ -100,8 +100,9 @@ fn nothing_is_unsafe_unfinished_ignored_or_slept_through() {
             };
             let line = token.line;
             match token.text.as_str() {
-                "unsafe" => wrong
-                    .add(format!("{path}:{line}: unsafe code has no place here yet (ARCHITECTURE.md, invariant 10)")),
+                "unsafe" if path != "src/script/raw.rs" => {
+                    wrong.add(format!("{path}:{line}: unsafe code has its place in src/script/raw.rs"));
+                }
                 "todo" | "unimplemented" if follows(&["!"]) => wrong.add(format!("{path}:{line}: unfinished")),
                 "#" if follows(&["[", "ignore"]) => {
                     wrong.add(format!("{path}:{line}: a test that does not run tests nothing"))

@@ -342,11 +342,15 @@ impl Instance {
     }
 
     fn run_message(&self, lane: &Rc<Lane>, data: &[u8], binary: bool) {
-        self.run_lane(lane, Due::Message, |lua| (lua.create_string(data)?, binary).into_lua_multi(lua));
+        self.start_lane(lane, Due::Message, |vm, function| vm.call_message(function, &lane.conn, data, binary));
+    }
+
+    fn run_lane(&self, lane: &Rc<Lane>, due: Due, args: impl Fn(&mlua::Lua) -> mlua::Result<MultiValue>) {
+        self.start_lane(lane, due, |vm, function| vm.call_about(function, &lane.conn, args));
     }
 
     /// Starts one callback of a lane in the running generation.
-    fn run_lane(&self, lane: &Rc<Lane>, due: Due, args: impl Fn(&mlua::Lua) -> mlua::Result<MultiValue>) {
+    fn start_lane(&self, lane: &Rc<Lane>, due: Due, start: impl FnOnce(&Vm, &mlua::Function) -> Ran) {
         let generation = self.current();
         let job = Job::Lane(lane.clone(), due);
         if !self.bring_up(&generation, lane) && due != Due::Close {
@@ -356,18 +360,7 @@ impl Instance {
             return self.finish(&generation, job, Ok(MultiValue::new()));
         };
         lane.busy.set(true);
-        let mut handed = generation.vm.conn_args(&lane.conn, &args);
-        if let Err(error) = &handed
-            && error.kind == ErrorKind::Memory
-            && generation.vm.recover()
-        {
-            // There was no room to hand it over; nothing of the script has run yet.
-            handed = generation.vm.conn_args(&lane.conn, &args);
-        }
-        let ran = match handed {
-            Ok(args) => generation.vm.call(&function, args, Some(&lane.conn)),
-            Err(error) => Ran::Failed(error),
-        };
+        let ran = start(&generation.vm, &function);
         self.after(&generation, job, ran);
     }
 

@@ -12,6 +12,7 @@ use crate::{
         api::json,
         args,
         error::ScriptError,
+        raw::{self, Known},
         state::{Shelf, States},
         tasks::{Tasks, Waited},
     },
@@ -28,9 +29,10 @@ pub struct Host {
     /// By slot: each connection's one userdata.
     conns: Table,
     /// By slot: the read-only tables about a connection that have been asked for (`user`, `params`, …).
-    facts: Table,
+    pub(super) facts: Table,
     /// By userdata, weakly: the state of a connection that is gone, for those who still hold it.
     last_states: Table,
+    pub(super) known: Known,
 }
 
 impl Host {
@@ -45,7 +47,16 @@ impl Host {
         let weak = lua.create_table()?;
         weak.raw_set("__mode", "k")?;
         last_states.set_metatable(Some(weak))?;
-        Ok(Host { context, tasks, shelf, states, conns: lua.create_table()?, facts: lua.create_table()?, last_states })
+        Ok(Host {
+            context,
+            tasks,
+            shelf,
+            states,
+            conns: lua.create_table()?,
+            facts: lua.create_table()?,
+            last_states,
+            known: Known::default(),
+        })
     }
 
     /// Raises in a generation that is only being prepared.
@@ -57,6 +68,11 @@ impl Host {
                 "not while a script loads or in on_load: that is for set-up only; use on_start",
             )),
         }
+    }
+
+    /// The table of all connections' userdata.
+    pub(super) fn conns(&self) -> &Table {
+        &self.conns
     }
 
     /// The one userdata of a connection.
@@ -71,6 +87,8 @@ impl Host {
         let userdata = lua.create_any_userdata(ConnRef(conn.clone()))?;
         if !conn.is_gone() {
             self.conns.raw_set(conn.slot + 1, &userdata)?;
+            self.known.add(conn.slot, &userdata, conn);
+            raw::install(lua, &userdata, self)?;
         }
         Ok(userdata)
     }
@@ -136,6 +154,7 @@ impl Host {
 
     /// Forgets a connection that is gone.
     pub fn forget(&self, conn: &Conn) -> mlua::Result<()> {
+        self.known.remove(conn.slot);
         if let Some(userdata) = self.conns.raw_get::<Option<AnyUserData>>(conn.slot + 1)? {
             if self.shelf.has(conn.slot, &self.states)? {
                 self.last_states

@@ -12,6 +12,7 @@ pub mod sandbox;
 mod alarms;
 mod budget;
 mod compiled;
+mod raw;
 mod run;
 mod tasks;
 

@@ -10,6 +10,7 @@ use crate::{
         Context,
         budget::Budget,
         error::{ErrorKind, ScriptError},
+        raw::{Raw, Rest},
         tasks::{Tasks, Wait, Waited},
     },
 };
@@ -69,6 +70,18 @@ impl Runner {
             Err(error) => return Ran::Failed(ScriptError::from_lua(&error)),
         };
         self.step(thread, args, conn, false)
+    }
+
+    /// Runs `on_message`, the short way. The VM's table of connections has this one, and there is room for `data`.
+    pub(super) fn message(&self, raw: &Raw, function: &Function, conn: &Rc<Conn>, data: &[u8], binary: bool) -> Ran {
+        let idle = self.idle.borrow_mut().pop();
+        let thread = match idle.map_or_else(|| self.lua.create_thread(function.clone()), Ok) {
+            Ok(thread) => thread,
+            Err(error) => return Ran::Failed(ScriptError::from_lua(&error)),
+        };
+        self.stretch(thread, Some(conn.clone()), false, |thread| {
+            raw.start(&self.lua, thread, function, conn.slot, data, binary)
+        })
     }
 
     /// Runs host code that calls into the script while no callback does, within a callback's budget.
@@ -155,28 +168,43 @@ impl Runner {
     }
 
     fn step(&self, thread: Thread, args: impl IntoLuaMulti, conn: Option<Rc<Conn>>, cancelled: bool) -> Ran {
+        self.stretch(thread, conn, cancelled, |thread| match thread.resume::<MultiValue>(args) {
+            Ok(values) if thread.is_resumable() => {
+                let token = values.front().and_then(Value::as_light_userdata);
+                Rest::Yielded { is_wait: token.is_some_and(|LightUserData(token)| token as usize == TOKEN) }
+            }
+            Ok(values) => Rest::Done(values),
+            Err(error) => Rest::Failed(error),
+        })
+    }
+
+    /// Runs `work` on a coroutine within a callback's budget, up to where that comes to a rest.
+    fn stretch(
+        &self,
+        thread: Thread,
+        conn: Option<Rc<Conn>>,
+        cancelled: bool,
+        work: impl FnOnce(&Thread) -> Rest,
+    ) -> Ran {
         let before = self.context.current.replace(conn.clone());
         self.tasks.cancelled.set(cancelled);
         self.budget.begin(self.limit());
-        let result = thread.resume::<MultiValue>(args);
+        let rest = work(&thread);
         let spent = self.budget.end();
         *self.context.current.borrow_mut() = before;
-        match result {
-            Ok(values) if thread.is_resumable() => {
-                let is_wait = matches!(values.front(), Some(Value::LightUserData(LightUserData(token))) if *token as usize == TOKEN);
-                match self.tasks.take_wait() {
-                    Some(wait) if is_wait => Ran::Waits(Suspended { thread, conn, wait, cancelled }),
-                    _ => self.failed(
-                        &thread,
-                        ScriptError::raised("coroutine.yield was called outside of a coroutine of the script"),
-                    ),
-                }
-            }
-            Ok(values) => {
+        match rest {
+            Rest::Yielded { is_wait } => match self.tasks.take_wait() {
+                Some(wait) if is_wait => Ran::Waits(Suspended { thread, conn, wait, cancelled }),
+                _ => self.failed(
+                    &thread,
+                    ScriptError::raised("coroutine.yield was called outside of a coroutine of the script"),
+                ),
+            },
+            Rest::Done(values) => {
                 self.put_back(thread);
                 Ran::Done(values)
             }
-            Err(error) => {
+            Rest::Failed(error) => {
                 let mut error = ScriptError::from_lua(&error);
                 if spent {
                     error.kind = ErrorKind::Budget;

@@ -58,6 +58,10 @@ impl States {
         *self.migrate.borrow_mut() = migrate;
     }
 
+    pub(super) fn tables(&self) -> &Table {
+        &self.tables
+    }
+
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -95,6 +99,11 @@ impl Shelf {
 
     pub fn remove(&self, epoch: u64) {
         self.generations.borrow_mut().retain(|states| states.epoch != epoch);
+    }
+
+    /// Whether `states` has the state of the connection at `slot`.
+    pub fn is_at(&self, slot: usize, states: &States) -> bool {
+        self.owner(slot) == states.epoch
     }
 
     fn owner(&self, slot: usize) -> u64 {

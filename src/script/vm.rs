@@ -21,9 +21,10 @@ use crate::{
         api::{self, KeySets, PasswordPool, RateTable, Waiting},
         budget::Budget,
         compiled,
-        error::{PRELUDE, ScriptError},
+        error::{ErrorKind, PRELUDE, ScriptError},
         host::Host,
         load::{self, CALLBACKS, Module, Sources},
+        raw::Raw,
         run::{Ran, Runner, Suspended, TOKEN},
         sandbox,
         state::{Shelf, States},
@@ -79,6 +80,7 @@ pub struct Vm {
     plan: Plan,
     host: Rc<Host>,
     runner: Runner,
+    raw: Raw,
     module: Module,
     relay: Table,
     /// The globals of the script's chunks.
@@ -135,9 +137,20 @@ impl Vm {
         sandbox::open(&lua, &environment)?;
         let runner = Runner::new(lua.clone(), context, tasks, home.budget.clone())?;
         let module = Module { callbacks: Default::default(), version: 1 };
+        let raw = Raw::new(&lua, host.conns())?;
         let limit = plan.app.limits.script_memory;
         lua.set_memory_limit(limit)?;
-        Ok(Vm { plan, host, runner, module, relay, environment, collect_above: Cell::new(collect_from(limit)), lua })
+        Ok(Vm {
+            plan,
+            host,
+            runner,
+            raw,
+            module,
+            relay,
+            environment,
+            collect_above: Cell::new(collect_from(limit)),
+            lua,
+        })
     }
 
     /// What `on_load` and `on_start` are told of the generation before.
@@ -258,8 +271,43 @@ impl Vm {
         self.told(self.runner.call(function, args, conn.cloned()))
     }
 
-    /// The arguments of a callback about a connection, which comes first.
-    pub fn conn_args(
+    /// Calls `on_message`.
+    pub fn call_message(&self, function: &Function, conn: &Rc<Conn>, data: &[u8], binary: bool) -> Ran {
+        let limit = self.plan.app.limits.script_memory;
+        if !self.host.known.has(conn)
+            && let Err(error) = self.host.conn(&self.lua, conn)
+        {
+            return Ran::Failed(ScriptError::from_lua(&error));
+        }
+        if !self.host.known.has(conn) || !self.raw.has_room(&self.lua, limit, data.len()) {
+            let args = |lua: &Lua| (lua.create_string(data)?, binary).into_lua_multi(lua);
+            return self.call_about(function, conn, args);
+        }
+        self.told(self.runner.message(&self.raw, function, conn, data, binary))
+    }
+
+    /// Calls a callback about a connection, which comes first.
+    pub fn call_about(
+        &self,
+        function: &Function,
+        conn: &Rc<Conn>,
+        args: impl Fn(&Lua) -> mlua::Result<MultiValue>,
+    ) -> Ran {
+        let mut made = self.conn_args(conn, &args);
+        if let Err(error) = &made
+            && error.kind == ErrorKind::Memory
+            && self.recover()
+        {
+            // There was no room to hand it over; nothing of the script has run yet.
+            made = self.conn_args(conn, &args);
+        }
+        match made {
+            Ok(args) => self.call(function, args, Some(conn)),
+            Err(error) => Ran::Failed(error),
+        }
+    }
+
+    fn conn_args(
         &self,
         conn: &Rc<Conn>,
         args: impl FnOnce(&Lua) -> mlua::Result<MultiValue>,
@@ -289,6 +337,7 @@ impl Vm {
 
     /// An error in the words of a generation that has been replaced.
     fn told(&self, ran: Ran) -> Ran {
+        self.host.known.resume_panic();
         match ran {
             Ran::Failed(mut error) => {
                 error.message = self.host.tasks.retold(error.message);

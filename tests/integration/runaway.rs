@@ -197,6 +197,52 @@ fn a_script_that_lives_near_its_limit_with_much_garbage_goes_on() {
 }
 
 #[test]
+fn a_message_is_handed_over_at_every_distance_from_the_limit() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("app.lua");
+        let text = r#"
+            local app = {}
+            local kept = {}
+            function app.on_message(conn, text)
+              local grow = tonumber(text:sub(1, 6))
+              if grow == 0 then kept = {} return conn:send("emptied") end
+              kept[#kept + 1] = string.rep("x", grow) .. #kept
+              conn:publish("nobody", text)
+              conn:send(tostring(#text))
+            end
+            return app
+        "#;
+        std::fs::write(&script, text).unwrap();
+        let mut config = app("app", &script);
+        config.limits.script_memory = 8 * MIB;
+        config.limits.message = 4 * MIB;
+        config.limits.script_errors = 1_000_000;
+        let relay = Relay::start(config).await.unwrap();
+        let ann = relay.connect("/app/x").await.unwrap();
+        let (mut refused, mut answered) = (0, 0);
+        // Messages of all sizes while the memory fills up in small steps, to its limit and beyond, and again.
+        for n in 0..3_000usize {
+            let size = [6, 1_000, 60_000, 300_000, 2_000_000][n % 5];
+            let text = format!("{:06}{}", if n % 700 == 699 { 0 } else { 20_000 + n % 7 }, "m".repeat(size - 6));
+            ann.send(&text);
+            relay.settle().await;
+            match ann.receive_text() {
+                Some(answer) if answer == "emptied" => {}
+                Some(answer) => {
+                    assert_eq!(answer, size.to_string());
+                    answered += 1;
+                }
+                None => refused += 1,
+            }
+        }
+        // Whoever finds none is the last of a VM that is full for good.
+        assert!(refused > 3 && answered > 2_500, "{refused} messages found no room, {answered} were answered");
+        assert_eq!(ann.closed(), None);
+    });
+}
+
+#[test]
 fn a_vm_that_is_full_for_good_is_replaced_and_keeps_its_state() {
     run(async {
         let folder = tempfile::tempdir().unwrap();

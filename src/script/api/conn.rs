@@ -27,6 +27,7 @@ pub fn register(lua: &Lua, host: &Rc<Host>) -> mlua::Result<()> {
     lua.register_userdata_type::<ConnRef>(|conn| {
         fields(conn, host);
         methods(conn, host);
+        conn.enable_namecall();
         conn.add_meta_field("__type", "conn");
         conn.add_meta_method(MetaMethod::ToString, |_, conn, ()| Ok(format!("conn {}", conn.0.text)));
     })
