@@ -19,4 +19,9 @@ function app.on_message(conn, data, binary)
   end
 end
 
+-- Tells who measures reloads which load of the script answers.
+function app.on_request()
+  return tostring(relay.generation)
+end
+
 return app

@@ -10,7 +10,13 @@ server.on('connection', (socket, request) => {
   }
   const room = rooms.get(request.url) ?? new Set();
   rooms.set(request.url, room.add(socket));
+  const isJson = request.url.startsWith('/json/');
   socket.on('message', (data, binary) => {
+    if (isJson) {
+      const message = JSON.parse(data);
+      message.hops += 1;
+      data = JSON.stringify(message);
+    }
     for (const member of room) if (member !== socket) member.send(data, { binary });
   });
   socket.on('close', () => room.delete(socket));

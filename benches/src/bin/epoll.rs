@@ -12,6 +12,7 @@ use mio::{
     Events, Interest, Poll, Token,
     net::{TcpListener, TcpStream},
 };
+use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
 const LISTENER: Token = Token(usize::MAX);
@@ -24,6 +25,18 @@ struct Peer {
     left: Vec<u8>,
     /// What the kernel has not taken yet.
     unsent: Vec<u8>,
+}
+
+/// What the JSON of a room says.
+#[derive(Serialize, Deserialize)]
+struct Message<'a> {
+    r#type: &'a str,
+    hops: u64,
+    user: &'a str,
+    x: i64,
+    y: i64,
+    visible: bool,
+    text: &'a str,
 }
 
 fn main() -> io::Result<()> {
@@ -54,12 +67,12 @@ fn main() -> io::Result<()> {
             {
                 flush(peer);
             }
-            if event.is_readable() && !read(place, &mut peers, &mut rooms, &mut buffer) {
-                if let Some(path) = peers[place].take().and_then(|peer| peer.path)
-                    && let Some(room) = rooms.get_mut(&path)
-                {
-                    room.retain(|member| *member != place);
-                }
+            if event.is_readable()
+                && !read(place, &mut peers, &mut rooms, &mut buffer)
+                && let Some(path) = peers[place].take().and_then(|peer| peer.path)
+                && let Some(room) = rooms.get_mut(&path)
+            {
+                room.retain(|member| *member != place);
             }
         }
     }
@@ -91,6 +104,7 @@ fn read(place: usize, peers: &mut [Option<Peer>], rooms: &mut HashMap<String, Ve
             peer.path = Some(path);
             continue;
         }
+        let is_json = peer.path.as_ref().is_some_and(|path| path.starts_with("/json/"));
         // Answers of one read are written at once.
         let mut out = Vec::new();
         let mut at = 0;
@@ -103,8 +117,16 @@ fn read(place: usize, peers: &mut [Option<Peer>], rooms: &mut HashMap<String, Ve
             for (place, byte) in data[start..end].iter_mut().enumerate() {
                 *byte ^= mask[place & 3];
             }
-            head(&mut out, data[at], end - start);
-            out.extend_from_slice(&data[start..end]);
+            if is_json {
+                let Ok(mut message) = serde_json::from_slice::<Message<'_>>(&data[start..end]) else { return false };
+                message.hops += 1;
+                let Ok(text) = serde_json::to_vec(&message) else { return false };
+                head(&mut out, data[at], text.len());
+                out.extend_from_slice(&text);
+            } else {
+                head(&mut out, data[at], end - start);
+                out.extend_from_slice(&data[start..end]);
+            }
             at = end;
         }
         peer.left = data[at..].to_vec();

@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::{SinkExt, StreamExt};
+use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::mpsc, task::LocalSet};
 use tokio_tungstenite::{
     accept_hdr_async,
@@ -18,6 +19,25 @@ use tokio_tungstenite::{
 };
 
 type Rooms = Rc<RefCell<HashMap<String, HashMap<u64, mpsc::UnboundedSender<Message>>>>>;
+
+/// What the JSON of a room says.
+#[derive(Serialize, Deserialize)]
+struct Body {
+    r#type: String,
+    hops: u64,
+    user: String,
+    x: i64,
+    y: i64,
+    visible: bool,
+    text: String,
+}
+
+/// The JSON with a field changed.
+fn routed(message: &Message) -> Option<Message> {
+    let mut body: Body = serde_json::from_str(message.to_text().ok()?).ok()?;
+    body.hops += 1;
+    Some(Message::text(serde_json::to_string(&body).ok()?))
+}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::io::Result<()> {
@@ -62,7 +82,10 @@ async fn serve(stream: tokio::net::TcpStream, rooms: Rooms, next: Rc<Cell<u64>>)
     loop {
         tokio::select! {
             message = read.next() => match message {
-                Some(Ok(message)) if !message.is_close() => {
+                Some(Ok(mut message)) if !message.is_close() => {
+                    if path.starts_with("/json/") {
+                        message = routed(&message)?;
+                    }
                     for (member, queue) in &rooms.borrow()[&path] {
                         if *member != id {
                             let _ = queue.send(message.clone()); // it is going
